@@ -1,0 +1,337 @@
+"""Every setting of every experiment: its default, its unit and its check.
+
+Config files (`configs/*.py`) hold an `ml_collections.ConfigDict` made by `default_config`, so that flags can
+override any key; `from_config_dict` turns it into the frozen dataclasses below, and nothing further inside ever
+sees a ConfigDict. The checks run when a dataclass is made, so a bad value never reaches an experiment.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+
+class InputError(ValueError):
+    """Bad input from outside: the message is one sentence saying what was got, what was expected, and the fix."""
+
+
+def _require(condition: bool, key: str, got: object, expected: str) -> None:
+    if not condition:
+        raise InputError(f"{key} is {got!r}, but expected {expected}; change it with --config.{key}=VALUE.")
+
+
+def _one_of(key: str, got: str, choices: tuple[str, ...]) -> None:
+    close = difflib.get_close_matches(str(got), choices, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close and got not in choices else ""
+    _require(got in choices, key, got, "one of " + ", ".join(choices) + hint)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where the images come from, and which of them are used."""
+
+    source: str = "digits"
+    """`digits`, `npz:FILE`, `cifar:FOLDER`, `folder:PATH`, `tfds:NAME` or `synthetic:H,W,D,CLASSES,TRAIN,TEST`."""
+    train_examples: int = 0
+    """Keep this many training examples, drawn at random by the seed; 0 keeps all."""
+    test_examples: int = 0
+    """Keep this many test examples, drawn at random by the seed; 0 keeps all."""
+    validation_fraction: float = 0.0
+    """Share of the training examples set aside for validation, in [0, 1)."""
+    label_noise: float = 0.0
+    """Probability that a label, of training and test examples alike, becomes another class; in [0, 1)."""
+    image_size: int = 0
+    """Side in pixels that `folder` and `tfds` images are resized to; 0 keeps their own size."""
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted from pixels in [0, 1]: one value, or one a channel. A constant: statistics of the data would
+    remember deleted images."""
+    std: tuple[float, ...] = (0.25,)
+    """Divides the centred pixels: one value, or one a channel."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.train_examples >= 0,
+            "data.train_examples",
+            self.train_examples,
+            "0 (all) or a positive number",
+        )
+        _require(
+            self.test_examples >= 0, "data.test_examples", self.test_examples, "0 (all) or a positive number"
+        )
+        _require(
+            0 <= self.validation_fraction < 1,
+            "data.validation_fraction",
+            self.validation_fraction,
+            "a value in [0, 1)",
+        )
+        _require(0 <= self.label_noise < 1, "data.label_noise", self.label_noise, "a value in [0, 1)")
+        _require(
+            self.image_size >= 0, "data.image_size", self.image_size, "0 (as stored) or a side in pixels"
+        )
+        _require(len(self.mean) >= 1, "data.mean", self.mean, "one value, or one a channel")
+        _require(len(self.std) >= 1 and min(self.std) > 0, "data.std", self.std, "positive values")
+
+
+@dataclasses.dataclass(frozen=True)
+class ForgetConfig:
+    """Which training examples are deleted: `indices` where given, else `classes` where given, else `fraction`."""
+
+    fraction: float = 0.1
+    """Share of the training examples, drawn at random by the seed; in (0, 1)."""
+    classes: tuple[int, ...] = ()
+    """Delete all training examples of these classes."""
+    indices: str = ""
+    """A `.npy` file of integer positions in the training set."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.fraction < 1, "forget.fraction", self.fraction, "a value in (0, 1)")
+        _require(
+            len(set(self.classes)) == len(self.classes), "forget.classes", self.classes, "no class twice"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The classifier's architecture."""
+
+    name: str = "resnet18"
+    """`resnet18`, `cnn` or `mlp`."""
+    width: int = 64
+    """Channels of ResNet-18's first stage, of the CNN's first layer, or hidden units of the MLP."""
+    halve_shortcut: bool = False
+    """ResNet only: blocks with a projection shortcut halve the sum of both branches before the ReLU, as AMUN and
+    FastClip do."""
+    compute_dtype: str = "float32"
+    """`float32` or `bfloat16`; parameters and the signals that attacks read are float32 either way."""
+    convolution: str = "auto"
+    """How convolutions are lowered: `auto` (by backend), `xla` or `patches`."""
+
+    def __post_init__(self) -> None:
+        _one_of("model.name", self.name, ("resnet18", "cnn", "mlp"))
+        _require(self.width >= 1, "model.width", self.width, "a positive number")
+        _one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        _one_of("model.convolution", self.convolution, ("auto", "xla", "patches"))
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationConfig:
+    """One run of gradient descent."""
+
+    epochs: float = 30.0
+    """Passes over the run's examples."""
+    batch_size: int = 64
+    optimizer: str = "sgd"
+    """`sgd` (with momentum), `adam` (weight decay added to the gradient) or `adamw` (decoupled weight decay)."""
+    learning_rate: float = 0.1
+    """The peak, after warm-up, per step; not scaled by the batch size."""
+    momentum: float = 0.9
+    """Of SGD, in [0, 1)."""
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    """Coefficient λ of λ·θ in the update."""
+    decay_norm_and_bias: bool = True
+    """Whether batch-norm's scales and biases, and all other biases, decay as well (PyTorch's default is yes)."""
+    schedule: str = "cosine"
+    """`constant`, `step` or `cosine`."""
+    warmup_epochs: float = 0.0
+    """Linear rise of the learning rate from 0."""
+    step_epochs: float = 40.0
+    """`step` only: the learning rate is multiplied by `step_factor` every so many epochs."""
+    step_factor: float = 0.1
+    schedule_by_epoch: bool = False
+    """Hold the learning rate within an epoch, as PyTorch loops that call `scheduler.step()` once an epoch do."""
+    label_smoothing: float = 0.0
+    """Share of the target spread evenly over all classes, in [0, 1)."""
+    crop_padding: int = 0
+    """Pixels of zero padding before a random crop back to size; 0 turns cropping off."""
+    flip: bool = False
+    """Mirror each image left to right with probability one half."""
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.epochs) and self.epochs > 0, "epochs", self.epochs, "a positive number")
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "a positive number")
+        _one_of("optimizer", self.optimizer, ("sgd", "adam", "adamw"))
+        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "a value in [0, 1)")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or a positive number")
+        _one_of("schedule", self.schedule, ("constant", "step", "cosine"))
+        _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or a positive number")
+        _require(self.step_epochs > 0, "step_epochs", self.step_epochs, "a positive number")
+        _require(self.step_factor > 0, "step_factor", self.step_factor, "a positive number")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "a value in [0, 1)")
+        _require(self.crop_padding >= 0, "crop_padding", self.crop_padding, "0 or a number of pixels")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How a run is cut into compiled chunks; changes no result beyond where a killed run resumes."""
+
+    chunk_steps: int = 100
+    """Steps in one compiled chunk; a checkpoint follows each, so a kill loses at most so many steps."""
+
+    def __post_init__(self) -> None:
+        _require(self.chunk_steps >= 1, "loop.chunk_steps", self.chunk_steps, "a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How models are queried and compared."""
+
+    query_batch: int = 500
+    """Images in one forward pass when signals are computed."""
+    bootstrap_samples: int = 1000
+    """Resamples behind every interval."""
+    interval_level: float = 0.95
+    """Coverage of the intervals, in (0, 1)."""
+    fpr: tuple[float, ...] = (0.001, 0.01, 0.1)
+    """False-positive rates at which the true-positive rate is reported."""
+    attack_splits: int = 10
+    """Stratified shuffle splits of the challenge kit's loss attack."""
+    gallery_images: int = 24
+    """Forgotten images shown in the report."""
+
+    def __post_init__(self) -> None:
+        _require(self.query_batch >= 1, "evaluation.query_batch", self.query_batch, "a positive number")
+        _require(
+            self.bootstrap_samples >= 100,
+            "evaluation.bootstrap_samples",
+            self.bootstrap_samples,
+            "at least 100",
+        )
+        _require(
+            0 < self.interval_level < 1, "evaluation.interval_level", self.interval_level, "a value in (0, 1)"
+        )
+        _require(all(0 <= f <= 1 for f in self.fpr), "evaluation.fpr", self.fpr, "rates in [0, 1]")
+        _require(self.attack_splits >= 2, "evaluation.attack_splits", self.attack_splits, "at least 2")
+        _require(self.gallery_images >= 1, "evaluation.gallery_images", self.gallery_images, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class UnlearningComparison:
+    """Train, delete by each method, retrain without the data (twice), attack all of them, compare."""
+
+    experiment: str = "unlearning_comparison"
+    seed: int = 0
+    """Draws the data split, the forget set, initial weights, batches and augmentation."""
+    data: DataConfig = DataConfig()
+    forget: ForgetConfig = ForgetConfig()
+    model: ModelConfig = ModelConfig()
+    train: OptimizationConfig = OptimizationConfig()
+    """The original model, and both retrained ones."""
+    finetune: OptimizationConfig = OptimizationConfig(epochs=5.0)
+    """Fine-tuning on the retained examples."""
+    loop: LoopConfig = LoopConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "a number in [0, 2³¹)")
+
+
+EXPERIMENTS: Mapping[str, type] = types.MappingProxyType({"unlearning_comparison": UnlearningComparison})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as nested plain dicts, lists and scalars, ready for JSON."""
+    return {
+        key: to_dict(value)
+        if dataclasses.is_dataclass(value)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for key, value in vars(config).items()
+    }
+
+
+def default_config(experiment: str) -> ml_collections.ConfigDict:
+    """All settings of an experiment at their defaults, for a config file to change and flags to override."""
+    _one_of("experiment", experiment, tuple(EXPERIMENTS))
+
+    def build(dataclass: Any) -> ml_collections.ConfigDict:
+        fields = vars(dataclass).items()
+        return ml_collections.ConfigDict(
+            {k: build(v) if dataclasses.is_dataclass(v) else v for k, v in fields}
+        )
+
+    return build(EXPERIMENTS[experiment]()).lock()
+
+
+def from_config_dict(values: Mapping[str, Any]) -> Any:
+    """The experiment's frozen dataclass; an unknown key or a value of the wrong type is an InputError."""
+    experiment = values.get("experiment")
+    _one_of("experiment", experiment, tuple(EXPERIMENTS))
+    return _build(EXPERIMENTS[experiment], values, prefix="")
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = (
+                f"did you mean {prefix + close[0]!r}?"
+                if close
+                else "known here: " + ", ".join(sorted(fields)) + "."
+            )
+            raise InputError(f"{prefix + key!r} is not a setting; {hint}")
+    built = {key: _convert(fields[key], value, prefix + key) for key, value in values.items()}
+    try:
+        return cls(**built)
+    except InputError as error:
+        # Checks of a dataclass that stands in several places name their key without the place.
+        message = str(error)
+        raise InputError(message if message.startswith(prefix) else _with_prefix(message, prefix)) from None
+
+
+def _with_prefix(message: str, prefix: str) -> str:
+    return prefix + message.replace("--config.", "--config." + prefix, 1)
+
+
+def _convert(field: dataclasses.Field, value: Any, key: str) -> Any:
+    default = field.default
+    if dataclasses.is_dataclass(default):
+        if not isinstance(value, Mapping):
+            raise InputError(
+                f"{key} is {value!r}, but expected a group of settings; change one of its keys instead."
+            )
+        return _build(type(default), value, key + ".")
+    if isinstance(default, tuple):
+        if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+            value = (value,)
+        kind = int if key.endswith("classes") else float
+        return tuple(_scalar(item, kind, key) for item in value)
+    return _scalar(value, type(default), key)
+
+
+def _scalar(value: Any, kind: type, key: str) -> Any:
+    integral = isinstance(value, int) and not isinstance(value, bool)
+    if (kind is float and (integral or isinstance(value, float))) or (kind is int and integral):
+        return kind(value)
+    if kind in (bool, str) and isinstance(value, kind):
+        return value
+    raise InputError(
+        f"{key} is {value!r}, but expected a value of type {kind.__name__}; change it with --config.{key}=VALUE."
+    )
+
+
+def first_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> str | None:
+    """One sentence naming the first key in which two resolved configs differ, or None where none does."""
+    for key in list(new) + [key for key in old if key not in new]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            inner = first_difference(a, b, f"{prefix}{key}.")
+            if inner:
+                return inner
+        elif a != b:
+            return f"{prefix}{key} was {a!r} and is now {b!r}"
+    return None
+
+
+def unknown_variant(variant: str, known: tuple[str, ...]) -> None:
+    """Refuse the part after the colon of `--config=FILE.py:VARIANT`; config files call it last."""
+    close = difflib.get_close_matches(variant, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(known)}, or none."
+    raise InputError(f"The config has no variant {variant!r}; {hint}")

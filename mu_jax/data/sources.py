@@ -1,0 +1,113 @@
+"""From a source string to the dataset that an experiment sees."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from mu_jax.config import DataConfig, InputError
+from mu_jax.data import cifar_binary, digits, image_folder, npz, synthetic, tfds_source
+from mu_jax.data.dataset import Dataset
+from mu_jax.data.random_streams import host_stream
+
+_FORMS = {
+    "digits": "digits",
+    "npz": "npz:FILE",
+    "cifar": "cifar:FOLDER",
+    "folder": "folder:PATH",
+    "tfds": "tfds:NAME",
+    "synthetic": "synthetic:H,W,D,CLASSES,TRAIN,TEST",
+}
+_RESIZING = ("folder", "tfds")
+
+
+def load_dataset(config: DataConfig, seed: int) -> Dataset:
+    """The dataset of `config.source`, cut to the examples asked for, with label noise where asked for.
+
+    Subsets and noise are drawn by `seed`, from one stream a purpose, so that asking for fewer test examples
+    leaves the choice of training examples as it was. Raises InputError for a source that is unknown, has no
+    argument or cannot be read, and when more examples are asked for than there are.
+    """
+    return _with_label_noise(_subset(_load(config, seed), config, seed), config.label_noise, seed)
+
+
+def _load(config: DataConfig, seed: int) -> Dataset:
+    kind, _, argument = config.source.partition(":")
+    if kind not in _FORMS:
+        close = difflib.get_close_matches(kind.lower(), _FORMS, n=1)
+        hint = f"did you mean {_FORMS[close[0]]!r}?" if close else "set --config.data.source to one of those."
+        raise InputError(
+            f"data.source is {config.source!r}, but expected one of {', '.join(_FORMS.values())}; {hint}"
+        )
+    if kind == "digits" and argument:
+        raise InputError(f"data.source is {config.source!r}, but digits takes no argument; write 'digits'.")
+    if kind != "digits" and not argument:
+        raise InputError(
+            f"data.source is {config.source!r}, but expected an argument after the colon; write it as "
+            f"{_FORMS[kind]!r}."
+        )
+    if config.image_size and kind not in _RESIZING:
+        raise InputError(
+            f"data.image_size is {config.image_size}, but {kind!r} images keep their own size; set "
+            "--config.data.image_size=0."
+        )
+    loaders: dict[str, Callable[[], Dataset]] = {
+        "digits": digits.load,
+        "npz": lambda: npz.load(argument),
+        "cifar": lambda: cifar_binary.load(argument),
+        "folder": lambda: image_folder.load(argument, config.image_size),
+        "tfds": lambda: tfds_source.load(argument, config.image_size),
+        "synthetic": lambda: synthetic.load(argument, seed),
+    }
+    return loaders[kind]()
+
+
+def _subset(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:
+    train = _chosen(len(dataset.y_train), config.train_examples, "train", dataset.name, seed)
+    test = _chosen(len(dataset.y_test), config.test_examples, "test", dataset.name, seed)
+    changes: dict[str, np.ndarray] = {}
+    if train is not None:
+        changes.update(x_train=dataset.x_train[train], y_train=dataset.y_train[train])
+    if test is not None:
+        changes.update(x_test=dataset.x_test[test], y_test=dataset.y_test[test])
+    return dataclasses.replace(dataset, **changes)
+
+
+def _chosen(available: int, wanted: int, split: str, name: str, seed: int) -> Int64[np.ndarray, "n"] | None:
+    if wanted > available:
+        raise InputError(
+            f"data.{split}_examples is {wanted}, but {name} has {available} {split} examples; ask for at "
+            f"most {available}, or 0 for all."
+        )
+    if wanted in (0, available):
+        return None
+    chosen = host_stream(seed, f"{split} subset").choice(available, wanted, replace=False)
+    return np.sort(chosen).astype(np.int64)
+
+
+def _with_label_noise(dataset: Dataset, probability: float, seed: int) -> Dataset:
+    # Test labels get the same noise: with clean ones, members and non-members would follow two
+    # distributions, and an attack could tell them apart without any memory of the training set.
+    if probability == 0:
+        return dataset
+    if dataset.num_classes < 2:
+        raise InputError(
+            f"data.label_noise is {probability}, but {dataset.name} has one class, so no label can become "
+            "another; set --config.data.label_noise=0."
+        )
+    return dataclasses.replace(
+        dataset,
+        y_train=_noisy(dataset.y_train, probability, dataset.num_classes, host_stream(seed, "train noise")),
+        y_test=_noisy(dataset.y_test, probability, dataset.num_classes, host_stream(seed, "test noise")),
+    )
+
+
+def _noisy(
+    labels: Int32[np.ndarray, "N"], probability: float, classes: int, stream: np.random.Generator
+) -> Int32[np.ndarray, "N"]:
+    replaced = stream.random(len(labels)) < probability
+    # A shift by 1..C-1 reaches every other class equally often, and never the class itself.
+    shift = stream.integers(1, classes, len(labels))
+    return np.where(replaced, (labels + shift) % classes, labels).astype(np.int32)

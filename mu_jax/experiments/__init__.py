@@ -1,0 +1,1 @@
+"""Experiments: each composes the packages below it into one `run(config, workdir)`."""

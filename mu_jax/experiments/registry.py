@@ -1,0 +1,37 @@
+"""From a config to its experiment, and what the terminal shows at the end."""
+
+import importlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mu_jax.evaluation.report import comparison_table
+
+
+def launch(config: Any, workdir: pathlib.Path, overrides: Mapping[str, Any]) -> None:
+    """Run the experiment that the config names (a module beside this one), then print its table."""
+    experiment = importlib.import_module(f"mu_jax.experiments.{config.experiment}")
+    results, done_before = experiment.run(config, workdir, overrides)
+    print_results(results, workdir, done_before)
+
+
+def print_results(results: Mapping[str, Any], workdir: pathlib.Path, done_before: bool) -> None:
+    """The table of models, and where the report lies."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    if done_before:
+        console.print(
+            f"This run is done already; its results stand in {workdir}.", highlight=False, soft_wrap=True
+        )
+    header, rows = comparison_table(dict(results), compact=True)
+    table = Table(title=f"{results['data']['name']}: {results['data']['forget']} examples forgotten")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"report: {workdir / 'report.html'}", highlight=False, soft_wrap=True)

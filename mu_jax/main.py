@@ -1,0 +1,109 @@
+"""The command line: `python -m mu_jax.main --config=configs/NAME.py[:VARIANT] --workdir=DIR`, or `mu-jax`.
+
+Any setting of the config file can be overridden: `--config.train.epochs=5`.
+"""
+
+import pathlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mu_jax.config import InputError, from_config_dict
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The config file, with its variant after a colon: configs/quickstart.py:smoke",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of this run; the same command on it resumes.")
+
+_BAD_INPUT, _DIVERGED, _INTERRUPTED = 2, 3, 130
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    print(f"mu-jax: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _parse(argv: Sequence[str]) -> Sequence[str]:
+    """absl's parser, with every complaint of its own and of the config file's as one sentence."""
+    path = _config_path(argv)
+    # ml_collections would only say later that there is no config, and not in one sentence.
+    if path is not None and not pathlib.Path(path).is_file():
+        _fail(
+            f"The config file {path!r} does not exist; give a path such as configs/quickstart.py.", _BAD_INPUT
+        )
+    try:
+        rest = flags.FLAGS(argv)
+    # ml_collections reports an unknown key, and a value of the wrong type, by Python's own error types.
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(_sentence(error), _BAD_INPUT)
+    if len(rest) > 1:
+        _fail(f"{rest[1]!r} is not a flag; settings are given as --config.KEY=VALUE.", _BAD_INPUT)
+    return rest
+
+
+def _config_path(argv: Sequence[str]) -> str | None:
+    """The file that --config names, without its variant."""
+    for i, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            value = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
+            return value.partition(":")[0]
+    return None
+
+
+def _sentence(error: BaseException) -> str:
+    raw = str(error)
+    typo = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', raw)
+    if typo:
+        return f"{typo[2]!r} is not a setting; did you mean {typo[1]!r}?"
+    if isinstance(error, (KeyError, AttributeError)):
+        return f"{raw.strip(chr(39) + chr(34))!r} is not a setting; the config file and mu_jax/config.py list them all."
+    if "Traceback" in raw:
+        # An error raised inside the config file comes with its traceback as text; its last line says what is wrong.
+        last = raw.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        return last if last.endswith((".", "?")) else f"The config file failed: {last}."
+    text = " ".join(raw.split())
+    return f"{text if text.endswith(('.', '?')) else text + '.'} See --help."
+
+
+def _main(argv: Sequence[str]) -> None:
+    del argv
+    if _CONFIG.value is None or not _WORKDIR.value:
+        missing = "--config" if _CONFIG.value is None else "--workdir"
+        _fail(
+            f"{missing} is missing; for example: --config=configs/quickstart.py --workdir=runs/quickstart.",
+            _BAD_INPUT,
+        )
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it did not find
+    # JAX and the rest take seconds to import: not before the flags are known to be good.
+    from mu_jax.experiments import registry
+    from mu_jax.training.loop import DivergenceError
+
+    workdir = pathlib.Path(_WORKDIR.value)
+    try:
+        config = from_config_dict(_CONFIG.value.to_dict())
+        overrides = config_flags.get_override_values(flags.FLAGS["config"])
+        registry.launch(config, workdir, overrides)
+    except InputError as error:
+        _fail(error, _BAD_INPUT)
+    except DivergenceError as error:
+        _fail(error, _DIVERGED)
+    except KeyboardInterrupt:
+        _fail("Interrupted. The same command goes on from the last checkpoint.", _INTERRUPTED)
+
+
+def run() -> None:
+    """The console script's entry."""
+    app.run(_main, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+    run()

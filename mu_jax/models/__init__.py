@@ -1,0 +1,6 @@
+"""Classifiers as pure `(init, apply)` pairs: ResNet-18 for small images, a small CNN, an MLP."""
+
+from mu_jax.models.build import build_model
+from mu_jax.models.model import Model, Variables
+
+__all__ = ["Model", "Variables", "build_model"]

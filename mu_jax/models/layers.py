@@ -1,0 +1,103 @@
+"""The layers that all networks here are made of: parameters in float32, arithmetic in `dtype`."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mu_jax.ops import conv
+
+
+def he_normal_fan_out(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Float[Array, "h w D E"]:
+    """N(0, 2 / (h·w·E)) for a kernel [h,w,D,E] (He et al. 2015, eq. 14), as torchvision's ResNets start."""
+    height, width, _, features = shape
+    # Drawn flat, because XLA takes four times as long to compile random bits of a four-dimensional shape.
+    draws = jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
+    return draws * math.sqrt(2 / (height * width * features))
+
+
+def uniform_within(bound: float) -> Callable[..., Array]:
+    """An initialiser that draws from U(−bound, bound)."""
+
+    def initialise(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Float[Array, "..."]:
+        return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
+
+    return initialise
+
+
+class Convolution(nn.Module):
+    """A `size`×`size` convolution, [B,H,W,D] → [B,H',W',features] in `dtype`; its `kernel` is HWIO.
+
+    `padding` pixels of zeros stand on every side, so H' = ⌊(H + 2·padding − size) / stride⌋ + 1. `lowering`
+    is `mu_jax.ops.conv`'s. There is no bias unless asked for, because batch-norm follows in most networks.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+    lowering: str = "xla"
+    dtype: Any = jnp.float32
+    use_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B Ho Wo E"]:
+        kernel_shape = (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", he_normal_fan_out, kernel_shape, jnp.float32)
+        y = conv(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            stride=self.stride,
+            padding=self.padding,
+            lowering=self.lowering,
+        )
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+class Linear(nn.Module):
+    """x·kernel + bias, [..., D] → [..., features] in `dtype`; both start uniform in ±1/√D, as in PyTorch."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch E"]:
+        fan_in = x.shape[-1]
+        initialise = uniform_within(fan_in**-0.5)
+        kernel = self.param("kernel", initialise, (fan_in, self.features), jnp.float32)
+        bias = self.param("bias", initialise, (self.features,), jnp.float32)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+def batch_norm(*, train: bool, dtype: Any, name: str) -> nn.BatchNorm:
+    """Batch-norm over all but the channels: γ·(x − μ)/√(σ² + 1e-5) + β.
+
+    Running statistics become 0.9·old + 0.1·new; the new σ² is the batch's biased one, where PyTorch's is
+    unbiased. Statistics are taken in float32 whatever `dtype`, and σ² in two passes: E[x²] − μ² cancels.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_fast_variance=False,
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        name=name,
+    )
+
+
+def max_pool_2x2(x: Float[Array, "B H W D"]) -> Float[Array, "B Ho Wo D"]:
+    """The largest of each 2×2 window, [B,⌊H/2⌋,⌊W/2⌋,D]; an odd last row or column is dropped.
+
+    A reshape and a maximum rather than `reduce_window`, whose gradient is a select-and-scatter; where several
+    pixels tie, they share the gradient.
+    """
+    batch, height, width, channels = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))

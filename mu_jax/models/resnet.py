@@ -1,0 +1,92 @@
+"""ResNet-18 for small images (He et al. 2016): its stem is 3×3 with stride 1, and no max-pool follows."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
+
+from mu_jax.models.layers import Convolution, Linear, batch_norm
+from mu_jax.models.model import Model, check_image_shape, from_module
+
+STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
+"""Of each stage: its channels as a multiple of `width`, and the stride of its first block."""
+
+
+class BasicBlock(nn.Module):
+    """relu(norm(conv(relu(norm(conv(x))))) + shortcut(x)), both convolutions 3×3, the first with `stride`.
+
+    The shortcut is x itself, or a 1×1 convolution and batch-norm where the shape changes. `halve_shortcut`
+    halves the sum in the latter case, as FastClip and AMUN do: two 1-Lipschitz branches then make a
+    1-Lipschitz block.
+    """
+
+    features: int
+    stride: int
+    halve_shortcut: bool
+    lowering: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W D"], *, train: bool) -> Float[Array, "B Ho Wo E"]:
+        shared = {"lowering": self.lowering, "dtype": self.dtype}
+        norm = {"train": train, "dtype": self.dtype}
+
+        branch = Convolution(self.features, 3, self.stride, 1, **shared, name="conv1")(x)
+        branch = nn.relu(batch_norm(**norm, name="norm1")(branch))
+        branch = Convolution(self.features, 3, 1, 1, **shared, name="conv2")(branch)
+        branch = batch_norm(**norm, name="norm2")(branch)
+
+        if self.stride == 1 and x.shape[-1] == self.features:
+            return nn.relu(branch + x)
+        shortcut = Convolution(self.features, 1, self.stride, 0, **shared, name="shortcut")(x)
+        shortcut = batch_norm(**norm, name="shortcut_norm")(shortcut)
+        total = branch + shortcut
+        return nn.relu(total / 2 if self.halve_shortcut else total)
+
+
+class ResNet18(nn.Module):
+    """Stem, four stages of two basic blocks, the mean over pixels, a dense head; [B,H,W,D] → float32 [B,C].
+
+    With `width` 64, three channels and ten classes it has 11,173,962 parameters, as the common CIFAR variant
+    in PyTorch has.
+    """
+
+    width: int
+    num_classes: int
+    halve_shortcut: bool
+    lowering: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "B H W D"], *, train: bool) -> Float32[Array, "B C"]:
+        x = Convolution(self.width, 3, 1, 1, lowering=self.lowering, dtype=self.dtype, name="stem")(images)
+        x = nn.relu(batch_norm(train=train, dtype=self.dtype, name="stem_norm")(x))
+        for stage, (multiple, stride) in enumerate(STAGES, start=1):
+            for block in range(2):
+                x = BasicBlock(
+                    features=multiple * self.width,
+                    stride=stride if block == 0 else 1,
+                    halve_shortcut=self.halve_shortcut,
+                    lowering=self.lowering,
+                    dtype=self.dtype,
+                    name=f"stage{stage}_block{block}",
+                )(x, train=train)
+        # The mean and the head cost nothing, so they stay in float32 in bfloat16 models too.
+        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return Linear(self.num_classes, name="head")(pooled)
+
+
+def resnet18_model(
+    width: int,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    halve_shortcut: bool = False,
+    convolution: str = "xla",
+    compute_dtype: str = "float32",
+) -> Model:
+    """ResNet-18 of `width`, 2·width, 4·width and 8·width channels; InputError below 8×8, halved to 1×1."""
+    check_image_shape(image_shape, 8, "ResNet-18")
+    return from_module(
+        ResNet18(width, num_classes, halve_shortcut, convolution, jnp.dtype(compute_dtype)), image_shape
+    )

@@ -1,0 +1,70 @@
+"""Checkpoints: the one place that knows Orbax. Arrays only, each write whole or absent."""
+
+import pathlib
+import re
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from mu_jax.config import InputError
+
+PyTree = Any
+
+_NAME = re.compile(r"step_(\d{9})")
+
+
+class Checkpoints:
+    """The checkpoints of one model, in a folder of their own; only the newest is kept."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = pathlib.Path(directory).absolute()
+
+    def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, or None where there is none."""
+        if not self.directory.is_dir():
+            return None
+        names = (_NAME.fullmatch(path.name) for path in self.directory.iterdir())
+        return max((int(name[1]) for name in names if name), default=None)
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Write `state` as the newest checkpoint. A kill at any moment leaves the previous one or this one."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        partial, final = self.directory / "partial", self._path(step)
+        for leftover in self.directory.glob("partial*"):
+            shutil.rmtree(leftover)
+        # Host arrays, so that a checkpoint can be read on other devices than those that wrote it. A renamed folder
+        # is complete: Orbax alone would leave its folders under a temporary name of its own for a moment longer.
+        ocp.save(partial, jax.tree.map(np.asarray, _as_dict(state)))
+        partial.rename(final)
+        for path in self.directory.iterdir():
+            if path != final and _NAME.fullmatch(path.name):
+                shutil.rmtree(path)
+
+    def restore(self, step: int, like: PyTree) -> PyTree:
+        """The state saved at `step`, with the structure, shapes and dtypes of `like`."""
+        leaves, structure = jax.tree.flatten(like)
+        wanted = _as_dict(jax.tree.unflatten(structure, [np.empty(a.shape, a.dtype) for a in leaves]))
+        try:
+            saved = ocp.load(self._path(step), wanted)
+        except Exception as error:  # Orbax raises whatever its storage layers raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"The checkpoint {self._path(step)} cannot be read ({reason}); delete this folder to train from "
+                "the start."
+            ) from error
+        return jax.tree.unflatten(structure, [jax.numpy.asarray(a) for a in jax.tree.leaves(saved)])
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self.directory / f"step_{step:09d}"
+
+
+def _as_dict(tree: PyTree) -> dict[str, Any]:
+    """Leaves by their path, in the order of the leaves: independent of the classes that made the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        f"{i:04d}{jax.tree_util.keystr(path)}".replace("/", "_"): leaf
+        for i, (path, leaf) in enumerate(leaves)
+    }

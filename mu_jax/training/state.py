@@ -1,0 +1,50 @@
+"""The state of one model in training, as one pytree."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from mu_jax.models import Model
+
+PyTree = Any
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that changes from step to step; what a checkpoint holds."""
+
+    # No shapes here: the same class carries one model's arrays, K stacked models', and their tree of axes.
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+    step: PyTree
+    """int32[]"""
+    extra: PyTree
+    """What a `post_step` carries along (the singular vectors of FastClip, say); `{}` where nothing does."""
+
+
+def initial_state(model: Model, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
+    """Fresh weights, drawn by `key`."""
+    return state_from_variables(model.init(key), optimizer)
+
+
+def state_from_variables(variables: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+    """Given weights `{"params", "batch_stats"}`, with a fresh optimizer and step count.
+
+    The arrays are copied: training donates its state, and donated arrays can be read no more.
+    """
+    variables = jax.tree.map(jnp.array, variables)
+    return TrainState(
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=optimizer.init(variables["params"]),
+        step=jnp.zeros((), jnp.int32),
+        extra={},
+    )
+
+
+def variables_of(state: TrainState) -> PyTree:
+    """What `Model.apply` reads."""
+    return {"params": state.params, "batch_stats": state.batch_stats}

@@ -1,0 +1,136 @@
+"""One step of gradient descent, for one model."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from mu_jax.config import OptimizationConfig
+from mu_jax.data.augmentation import augment, normalize
+from mu_jax.models import Model
+from mu_jax.training.optimizers import Hyperparameters, make_optimizer
+from mu_jax.training.state import TrainState
+
+PyTree = Any
+
+
+def cross_entropy(logits: Float[Array, "B C"], targets: Float[Array, "B C"]) -> Float[Array, "B"]:
+    """−Σ_c t_c log softmax(z)_c, for target distributions t."""
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+
+
+class Batch(flax.struct.PyTreeNode):
+    """What one step sees."""
+
+    images: PyTree
+    """uint8[B,H,W,D]"""
+    targets: PyTree
+    """float32[B,C], each row a distribution over classes"""
+    weights: PyTree
+    """float32[B]; the step minimises Σ weight·loss / B"""
+    learning_rate: PyTree
+    """float32[]"""
+    progress: PyTree
+    """float32[], the share of the run that lies behind, for penalties with a schedule"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What of a run is compiled into its step. Runs with equal recipes (and shapes) share one program."""
+
+    model: Model
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    optimizer: str = "sgd"
+    nesterov: bool = False
+    decay_norm_and_bias: bool = True
+    crop_padding: int = 0
+    flip: bool = False
+    loss: Callable[[Array, Array], Array] = cross_entropy
+    """(logits float32[B,C], targets float32[B,C]) -> float32[B]"""
+    penalty: Callable[[PyTree, Array], Array] | None = None
+    """(params, progress) -> scalar added to the loss"""
+    post_step: Callable[[TrainState, Batch, jax.Array], TrainState] | None = None
+    """Called after the update; may change the parameters and `extra`"""
+
+    @classmethod
+    def of(cls, model: Model, data: Any, config: OptimizationConfig, **extra: Any) -> "Recipe":
+        """The recipe of a config; `data` has `mean` and `std`; `extra` sets loss, penalty and post_step."""
+        return cls(
+            model=model,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+            optimizer=config.optimizer,
+            nesterov=config.nesterov,
+            decay_norm_and_bias=config.decay_norm_and_bias,
+            crop_padding=config.crop_padding,
+            flip=config.flip,
+            **extra,
+        )
+
+    def make_optimizer(self, hyperparameters: Hyperparameters | None = None) -> optax.GradientTransformation:
+        """The recipe's optimizer; without hyper-parameters it serves to make an initial state only."""
+        zero = Hyperparameters(jnp.zeros(()), jnp.zeros(()))
+        return make_optimizer(
+            self.optimizer,
+            nesterov=self.nesterov,
+            decay_norm_and_bias=self.decay_norm_and_bias,
+            hyperparameters=hyperparameters or zero,
+        )
+
+
+def make_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """`step(state, batch, key, hyperparameters, gradient_mask) -> (state, metrics)`, pure and for one model.
+
+    The metrics are scalars: `loss` (with the penalty) and `accuracy` on the batch, both before the update, and
+    `gradient_norm`. A gradient mask is a pytree like the parameters, of factors 0 or 1 (or None): it multiplies
+    the whole update, so that weight decay and momentum do not move what is frozen either.
+    """
+
+    def step(
+        state: TrainState,
+        batch: Batch,
+        key: jax.Array,
+        hyperparameters: Hyperparameters,
+        gradient_mask: PyTree = None,
+    ) -> tuple[TrainState, dict[str, Array]]:
+        key_augment, key_post = jax.random.split(key)
+        images = augment(batch.images, key_augment, crop_padding=recipe.crop_padding, flip=recipe.flip)
+        images = normalize(images, recipe.mean, recipe.std)
+
+        def objective(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            logits, batch_stats = recipe.model.apply(variables, images, train=True)
+            loss = jnp.mean(batch.weights * recipe.loss(logits, batch.targets))
+            if recipe.penalty is not None:
+                loss = loss + recipe.penalty(params, batch.progress)
+            return loss, (logits, batch_stats)
+
+        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        optimizer = recipe.make_optimizer(hyperparameters)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        updates = jax.tree.map(lambda u: -batch.learning_rate * u, updates)
+        if gradient_mask is not None:
+            updates = jax.tree.map(jnp.multiply, updates, gradient_mask)
+        state = state.replace(
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            step=state.step + 1,
+        )
+        if recipe.post_step is not None:
+            state = recipe.post_step(state, batch, key_post)
+        hits = jnp.argmax(logits, axis=-1) == jnp.argmax(batch.targets, axis=-1)
+        metrics = {
+            "loss": loss,
+            "accuracy": jnp.mean(hits.astype(jnp.float32)),
+            "gradient_norm": optax.tree.norm(gradients),
+        }
+        return state, metrics
+
+    return step

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Set-up and all tests, with ruff.
+#
+#   bash scripts/test.sh [--with-torch] [PYTEST ARGUMENTS ...]
+#
+# --with-torch also installs PyTorch and TensorFlow and leaves nothing out: a test that skips for want of them fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+
+extras=test
+if [ "${1:-}" = --with-torch ]; then
+    shift
+    extras=test,torch,tensorflow
+    export MU_JAX_NOTHING_LEFT_OUT=1
+else
+    echo "mu-jax: left out: parity with PyTorch, and preparing a TensorFlow dataset (--with-torch runs both)"
+fi
+prepare_environment "$extras"
+"$venv_python" -m ruff check .
+"$venv_python" -m ruff format --check .
+# Tests compile the same programs from run to run.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
+exec "$venv_python" -m pytest "$@"

@@ -1,0 +1,119 @@
+import dataclasses
+import importlib.util
+import pathlib
+
+import pytest
+
+from mu_jax import config as config_module
+from mu_jax.config import (
+    EXPERIMENTS,
+    InputError,
+    OptimizationConfig,
+    UnlearningComparison,
+    default_config,
+    first_difference,
+    from_config_dict,
+    to_dict,
+)
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+
+
+def load(path, variant=""):
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("variant", ["", "smoke"])
+def test_every_config_file_is_valid_and_survives_a_round_trip(path, variant):
+    config = from_config_dict(load(path, variant).to_dict())
+    assert from_config_dict(to_dict(config)) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_refuses_unknown_variants(path):
+    with pytest.raises(InputError, match="did you mean 'smoke'"):
+        load(path, "smok")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_says_how_to_run_it_and_what_to_expect(path):
+    header = path.read_text().split('"""')[1]
+    for word in ("--config=", "Expected time", "Expected result"):
+        assert word in header
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_defaults_are_the_dataclass_defaults(experiment):
+    assert from_config_dict(default_config(experiment).to_dict()) == EXPERIMENTS[experiment]()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"trian": {}}, "'trian' is not a setting; did you mean 'train'"),
+        ({"train": {"learning_rat": 0.1}}, "did you mean 'train.learning_rate'"),
+        ({"train": {"epochs": "many"}}, "train.epochs is 'many', but expected a value of type float"),
+        ({"train": {"batch_size": 2.5}}, "train.batch_size is 2.5, but expected a value of type int"),
+        ({"train": {"flip": 1}}, "train.flip is 1, but expected a value of type bool"),
+        ({"finetune": {"epochs": 0.0}}, "finetune.epochs is 0.0, .* --config.finetune.epochs=VALUE"),
+        ({"train": {"schedule": "cosin"}}, "train.schedule is .*did you mean 'cosine'"),
+        ({"forget": {"fraction": 1.0}}, "forget.fraction is 1.0"),
+        ({"forget": {"classes": (1, 1)}}, "no class twice"),
+        ({"forget": {"classes": ("a",)}}, "forget.classes is 'a', but expected a value of type int"),
+        ({"data": {"std": (0.0,)}}, "data.std"),
+        ({"model": 3}, "model is 3, but expected a group of settings"),
+        ({"seed": True}, "seed is True, but expected a value of type int"),
+        ({"seed": -1}, "seed is -1"),
+        ({"evaluation": {"fpr": (2.0,)}}, "evaluation.fpr"),
+        ({"loop": {"chunk_steps": 0}}, "loop.chunk_steps is 0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(changes, message):
+    with pytest.raises(InputError, match=message):
+        from_config_dict({"experiment": "unlearning_comparison", **changes})
+
+
+def test_an_unknown_experiment_is_refused():
+    with pytest.raises(InputError, match="did you mean 'unlearning_comparison'"):
+        from_config_dict({"experiment": "unlearning_comparision"})
+
+
+def test_a_whole_number_serves_as_a_float_and_one_value_as_a_tuple():
+    config = from_config_dict(
+        {"experiment": "unlearning_comparison", "train": {"epochs": 3}, "forget": {"classes": 4}}
+    )
+    assert config.train.epochs == 3.0
+    assert isinstance(config.train.epochs, float)
+    assert config.forget.classes == (4,)
+
+
+def test_first_difference_names_the_key_and_both_values():
+    old, new = to_dict(UnlearningComparison()), to_dict(UnlearningComparison())
+    assert first_difference(old, new) is None
+    new["train"]["epochs"] = 7.0
+    assert first_difference(old, new) == "train.epochs was 30.0 and is now 7.0"
+    del new["train"]["epochs"]
+    assert first_difference(old, new) == "train.epochs was 30.0 and is now None"
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        OptimizationConfig().epochs = 3.0
+
+
+def test_every_setting_is_documented_or_plain():
+    """Settings whose name does not say it all carry a docstring; these few names do."""
+    plain = {
+        "experiment", "batch_size", "nesterov", "data", "forget", "model", "loop", "evaluation",
+        "schedule_by_epoch", "step_factor", "train", "finetune",
+    }  # fmt: skip
+    source = pathlib.Path(config_module.__file__).read_text().splitlines()
+    for i, line in enumerate(source):
+        if line.startswith("    ") and ": " in line and " = " in line and line[4].isalpha():
+            name = line.strip().partition(":")[0]
+            if name.isidentifier() and name not in plain and not line.startswith("     "):
+                assert source[i + 1].strip().startswith('"""'), f"{name} has no docstring"
