@@ -18,6 +18,8 @@ GRAY = (8, 8, 1)
 ARCHITECTURES = ("resnet18", "cnn", "mlp")
 LOWERINGS = ("xla", "patches")
 LABELS = np.arange(6)
+QUICK = {"xla_backend_optimization_level": 0}
+"""For ResNet-18: what is compiled runs a few times only, so halve the compilation instead."""
 
 
 def _model(
@@ -64,7 +66,12 @@ def _step(model, variables, images):
 @functools.cache
 def _compiled_step(name, lowering):
     model = _model(name, lowering=lowering)
-    return jax.jit(lambda variables, images: _step(model, variables, images))
+    return jax.jit(lambda variables, images: _step(model, variables, images), compiler_options=QUICK)
+
+
+def _evaluate(model, variables, images):
+    apply = jax.jit(model.apply, static_argnames="train", compiler_options=QUICK)
+    return apply(variables, images, train=False)[0]
 
 
 def _at(tree, k):
@@ -112,6 +119,36 @@ def test_mlp_without_hidden_layers_is_logistic_regression():
     np.testing.assert_allclose(logits, images.reshape(5, 4) @ head["kernel"] + head["bias"], rtol=1e-6)
 
 
+def test_cnn_and_mlp_equal_their_numpy_twins():
+    images = np.asarray(_images(2, (5, 4, 3)))
+
+    def dense(x, layer):
+        return x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
+
+    def convolve(x, layer):
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+        return np.einsum("bhwduv,uvde->bhwe", windows, layer["kernel"]) + np.asarray(layer["bias"])
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    cnn, mlp = (_model(name, image_shape=(5, 4, 3)) for name in ("cnn", "mlp"))
+    variables = _variables(cnn)
+    params = variables["params"]
+    x = relu(convolve(relu(convolve(images, params["conv1"])), params["conv2"]))
+    pooled = np.maximum(x[:, 0:4:2], x[:, 1:4:2])
+    pooled = np.maximum(pooled[:, :, 0::2], pooled[:, :, 1::2]).reshape(2, -1)
+    expected = dense(relu(dense(pooled, params["hidden"])), params["head"])
+    np.testing.assert_allclose(_evaluate(cnn, variables, images), expected, rtol=1e-4, atol=1e-5)
+
+    variables = _variables(mlp)
+    params = variables["params"]
+    x = relu(dense(relu(dense(images.reshape(2, -1), params["hidden1"])), params["hidden2"]))
+    expected = dense(x, params["head"])
+    np.testing.assert_allclose(_evaluate(mlp, variables, images), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "image_shape", "lowering"),
     [
@@ -124,8 +161,7 @@ def test_mlp_without_hidden_layers_is_logistic_regression():
 )
 def test_logits_are_float32_of_the_right_shape(name, image_shape, lowering):
     model = _model(name, image_shape=image_shape, num_classes=7, lowering=lowering)
-    apply = jax.jit(model.apply, static_argnames="train")
-    logits, _ = apply(_variables(model), _images(3, image_shape), train=False)
+    logits = _evaluate(model, _variables(model), _images(3, image_shape))
     assert logits.shape == (3, 7)
     assert logits.dtype == jnp.float32
     assert jnp.std(logits) > 1e-3
@@ -201,10 +237,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32(name, lower
         jax.eval_shape(lambda variables: _step(half, variables, images), variables),
     ):
         assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    logits, expected = (
-        jax.jit(lambda variables, model=model: model.apply(variables, images, train=False)[0])(variables)
-        for model in (half, full)
-    )
+    logits, expected = (_evaluate(model, variables, images) for model in (half, full))
     error = jnp.linalg.norm(logits - expected) / jnp.linalg.norm(expected)
     assert 1e-5 < error < 5e-2  # an error of zero would mean that nothing ran in bfloat16
 
@@ -213,7 +246,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_the_rest_in_float32(name, lower
 def test_evaluation_neither_moves_statistics_nor_mixes_examples(name):
     model = _model(name)
     variables, images = _variables(model), _images()
-    apply = jax.jit(model.apply, static_argnames="train")
+    apply = jax.jit(model.apply, static_argnames="train", compiler_options=QUICK)
     logits, batch_stats = apply(variables, images, train=False)
     _assert_trees_close(batch_stats, variables["batch_stats"], rtol=0, atol=0)
     replaced, _ = apply(variables, images.at[:2].set(7.0), train=False)
@@ -231,10 +264,7 @@ def test_training_moves_every_running_statistic():
 def test_halving_scales_the_sum_of_projected_blocks():
     plain, halved = (_model("resnet18", halve_shortcut=halve) for halve in (False, True))
     variables = _variables(plain, fresh_norms=True)
-    logits, got = (
-        jax.jit(lambda variables, model=model: model.apply(variables, _images(), train=False)[0])(variables)
-        for model in (plain, halved)
-    )
+    logits, got = (_evaluate(model, variables, _images()) for model in (plain, halved))
     # With fresh statistics every layer is homogeneous, so three halvings scale the features by one eighth.
     bias = variables["params"]["head"]["bias"]
     np.testing.assert_allclose(got - bias, (logits - bias) / 8, rtol=1e-4, atol=1e-6)
@@ -257,9 +287,7 @@ def test_the_overrides_replace_the_config():
     )
     half, full = (_model("cnn", width=4, num_classes=3, dtype=dtype) for dtype in ("bfloat16", "float32"))
     variables = _variables(full)
-    got, expected, other = (
-        model.apply(variables, _images(), train=False)[0] for model in (overridden, half, full)
-    )
+    got, expected, other = (_evaluate(model, variables, _images()) for model in (overridden, half, full))
     np.testing.assert_array_equal(got, expected)
     assert not jnp.array_equal(got, other)
 

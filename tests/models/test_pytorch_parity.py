@@ -12,6 +12,9 @@ pytestmark = pytest.mark.torch
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
+# What is compiled runs once, so halve the compilation instead.
+QUICK = {"xla_backend_optimization_level": 0}
+
 
 class TorchBlock(nn.Module):
     def __init__(self, before, features, stride, halve):
@@ -104,7 +107,9 @@ def test_evaluation_logits_agree(width, shape, halve, lowering, ending, tmp_path
 
     model = resnet18_model(width, 10, shape, halve, lowering)
     variables = resnet18_from_state_dict(load_state_dict(path), _like(model))
-    got, _ = jax.jit(model.apply, static_argnames="train")(variables, images, train=False)
+    got, _ = jax.jit(model.apply, static_argnames="train", compiler_options=QUICK)(
+        variables, images, train=False
+    )
     assert np.std(expected) > 0.05
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
@@ -124,7 +129,8 @@ def test_training_gradients_and_statistics_agree(width, shape, halve, lowering):
         logits, batch_stats = model.apply({**variables, "params": params}, images, train=True)
         return -jnp.mean(jax.nn.log_softmax(logits)[labels, labels]), batch_stats
 
-    (value, batch_stats), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)
+    (value, batch_stats), gradients = step(variables["params"])
 
     expected = nn.functional.cross_entropy(network(_to_torch(images)), torch.from_numpy(labels))
     expected.backward()
