@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,9 +19,11 @@ def launch(config: Any, workdir: pathlib.Path, overrides: Mapping[str, Any]) -> 
     print_results(results, workdir, done_before)
 
 
-def print_results(results: Mapping[str, Any], workdir: pathlib.Path, done_before: bool) -> None:
+def print_results(
+    results: Mapping[str, Any], workdir: pathlib.Path, done_before: bool, console: Console | None = None
+) -> None:
     """The table of models, and where the report lies."""
-    console = Console()
+    console = console or Console()
     if not console.is_terminal:
         console.width = 120
     if done_before:
@@ -28,9 +31,22 @@ def print_results(results: Mapping[str, Any], workdir: pathlib.Path, done_before
             f"This run is done already; its results stand in {workdir}.", highlight=False, soft_wrap=True
         )
     header, rows = comparison_table(dict(results), compact=True)
-    table = Table(title=f"{results['data']['name']}: {results['data']['forget']} examples forgotten")
+    narrow = console.width < 120
+    table = Table(
+        title=f"{results['data']['name']}: {results['data']['forget']} examples forgotten",
+        # A narrow terminal folds cells between words; frames would take the room that the words need.
+        box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD,
+        padding=(0, 0) if narrow else (0, 1),
+    )
     for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left", no_wrap=i == 0)
+        words = [word for row in [header, *rows] for word in row[i].split()]
+        table.add_column(
+            name,
+            justify="right" if i else "left",
+            no_wrap=i == 0,
+            min_width=max(map(len, words)),
+            overflow="fold",
+        )
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -93,7 +93,8 @@ def test_value_and_gradients_equal_xla(lowering, shape, dtype, tolerance):
         # In bfloat16 the two round differently; the float32 result of the same rounded inputs is the judge of both.
         wide = (x, kernel) if dtype != "bfloat16" else (x.astype("float32"), kernel.astype("float32"))
         wanted = (exact(*wide), *jax.grad(loss_of(exact), (0, 1))(*wide))
-        for transform in (lambda f: f, jax.jit):
+        # Eagerly too, where the shape is the hardest; each eager operation is a compilation of its own.
+        for transform in (jax.jit, lambda f: f) if shape == SHAPES[3] else (jax.jit,):
             got = (transform(ours)(x, kernel), *transform(jax.grad(loss_of(ours), (0, 1)))(x, kernel))
             for a, b in zip(got, wanted, strict=True):
                 error = jnp.linalg.norm((a.astype(b.dtype) - b).ravel()) / jnp.linalg.norm(b.ravel())
