@@ -46,6 +46,8 @@ def get_config(variant: str = ""):
     config.finetune.weight_decay = 5e-4
     config.finetune.schedule_by_epoch = True
 
+    # A checkpoint and a line of progress every 25,600 images: seconds on an accelerator. On a CPU, where width 64
+    # trains tens of images a second, choose 10.
     config.loop.chunk_steps = 200
 
     if variant == "smoke":

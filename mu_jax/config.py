@@ -85,7 +85,8 @@ class ForgetConfig:
     classes: tuple[int, ...] = ()
     """Delete all training examples of these classes."""
     indices: str = ""
-    """A `.npy` file of integer positions in the training set."""
+    """A `.npy` file of integer positions in the training set, after `data.train_examples` has cut it to size (which
+    keeps the order, but draws by the seed: keep all examples where positions must mean the same under any seed)."""
 
     def __post_init__(self) -> None:
         _require(0 < self.fraction < 1, "forget.fraction", self.fraction, "a value in (0, 1)")
@@ -309,6 +310,7 @@ def _convert(field: dataclasses.Field, value: Any, key: str) -> Any:
 def _scalar(value: Any, kind: type, key: str) -> Any:
     integral = isinstance(value, int) and not isinstance(value, bool)
     if (kind is float and (integral or isinstance(value, float))) or (kind is int and integral):
+        _require(math.isfinite(value), key, value, "a finite number")
         return kind(value)
     if kind in (bool, str) and isinstance(value, kind):
         return value

@@ -22,6 +22,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of this run; the same command on it resumes.")
 
+_QUOTES = "'\""
 _BAD_INPUT, _DIVERGED, _INTERRUPTED = 2, 3, 130
 
 
@@ -40,9 +41,10 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         )
     try:
         rest = flags.FLAGS(argv)
-    # ml_collections reports an unknown key, and a value of the wrong type, by Python's own error types.
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _fail(_sentence(error), _BAD_INPUT)
+    # ml_collections reports an unknown key, and a value of the wrong type, by Python's own error types; a config file
+    # may raise anything.
+    except Exception as error:
+        _fail(_sentence(error, argv), _BAD_INPUT)
     if len(rest) > 1:
         _fail(f"{rest[1]!r} is not a flag; settings are given as --config.KEY=VALUE.", _BAD_INPUT)
     return rest
@@ -58,19 +60,23 @@ def _config_path(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _sentence(error: BaseException) -> str:
-    raw = str(error)
+def _sentence(error: BaseException, argv: Sequence[str]) -> str:
+    raw = str(error).strip()
     typo = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', raw)
     if typo:
         return f"{typo[2]!r} is not a setting; did you mean {typo[1]!r}?"
-    if isinstance(error, (KeyError, AttributeError)):
-        return f"{raw.strip(chr(39) + chr(34))!r} is not a setting; the config file and mu_jax/config.py list them all."
-    if "Traceback" in raw:
-        # An error raised inside the config file comes with its traceback as text; its last line says what is wrong.
-        last = raw.strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        return last if last.endswith((".", "?")) else f"The config file failed: {last}."
-    text = " ".join(raw.split())
-    return f"{text if text.endswith(('.', '?')) else text + '.'} See --help."
+    given = {
+        argument.partition("=")[0].rpartition(".")[2] for argument in argv if argument.startswith("--config.")
+    }
+    if raw.strip(_QUOTES) in given:
+        return f"{raw.strip(_QUOTES)!r} is not a setting; the config file and mu_jax/config.py list them all."
+    if isinstance(error, flags.Error) and "Traceback" not in raw:
+        text = " ".join(raw.split())
+        return f"{text if text.endswith(('.', '?')) else text + '.'} See --help."
+    # An error raised inside the config file may come with its traceback as text; the last line says what is wrong.
+    last = raw.splitlines()[-1] if raw else type(error).__name__
+    own = f"{InputError.__module__}.InputError: "
+    return last.removeprefix(own) if last.startswith(own) else f"The config file failed: {last}"
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -83,21 +89,26 @@ def _main(argv: Sequence[str]) -> None:
         )
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # JAX tells of every backend it did not find
-    # JAX and the rest take seconds to import: not before the flags are known to be good.
-    from mu_jax.experiments import registry
-    from mu_jax.training.loop import DivergenceError
-
     workdir = pathlib.Path(_WORKDIR.value)
     try:
-        config = from_config_dict(_CONFIG.value.to_dict())
-        overrides = config_flags.get_override_values(flags.FLAGS["config"])
-        registry.launch(config, workdir, overrides)
+        values = _CONFIG.value
+        config = from_config_dict(values.to_dict() if hasattr(values, "to_dict") else dict(values))
+        # JAX and the rest take seconds to import: not before the settings are known to be good.
+        from mu_jax.experiments import registry
+
+        registry.launch(config, workdir, config_flags.get_override_values(flags.FLAGS["config"]))
     except InputError as error:
         _fail(error, _BAD_INPUT)
-    except DivergenceError as error:
-        _fail(error, _DIVERGED)
+    except OSError as error:  # a full disk, a folder that may not be written, a name too long
+        _fail(f"{error}; nothing that was saved before is lost.", _BAD_INPUT)
     except KeyboardInterrupt:
         _fail("Interrupted. The same command goes on from the last checkpoint.", _INTERRUPTED)
+    except RuntimeError as error:
+        from mu_jax.training.loop import DivergenceError
+
+        if not isinstance(error, DivergenceError):
+            raise
+        _fail(error, _DIVERGED)
 
 
 def run() -> None:

@@ -5,11 +5,14 @@
 # Afterwards $venv_python is the interpreter. MU_JAX_PYTHON=/path/to/python overrides the choice.
 
 newest_python() {
-    local name
-    for name in "${MU_JAX_PYTHON:-}" python3.14 python3.13 python3.12 python3.11 python3; do
+    local name names=(python3.14 python3.13 python3.12 python3.11 python3)
+    # TensorFlow has no packages for Python 3.14 yet.
+    if [[ ",$1," == *,tensorflow,* ]]; then
+        names=("${names[@]:1}")
+    fi
+    for name in ${MU_JAX_PYTHON:+"$MU_JAX_PYTHON"} "${names[@]}"; do
         # A name on the PATH may be a shim that fails, or an older Python: only an answer counts.
-        if [ -n "$name" ] && "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
-            >/dev/null 2>&1; then
+        if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
             "$name" -c 'import sys; print(sys.executable)'
             return
         fi
@@ -18,19 +21,33 @@ newest_python() {
     return 1
 }
 
+# $1 is the list of extras wanted, $2 that of those installed; both with commas.
+has_all() {
+    local extra
+    for extra in ${1//,/ }; do
+        [[ ",$2," == *",$extra,"* ]] || return 1
+    done
+}
+
 prepare_environment() {
-    local extras=$1 python wanted
-    python=$(newest_python)
+    local extras=$1 python base installed=""
     venv_python=$PWD/.venv/bin/python
-    # What the environment was made from; when this is the same, it is current.
-    wanted="$("$python" -c 'import sys; print(sys.version, sys.executable)') $PWD [$extras] $(cksum <pyproject.toml)"
-    if [ -x "$venv_python" ] && [ "$(cat .venv/made_from 2>/dev/null)" = "$wanted" ]; then
-        echo "mu-jax: reusing .venv ($("$venv_python" --version))"
-        return
+    # Any environment of this checkout and these dependencies that holds the extras is current, whatever else it holds.
+    base="$PWD $(cksum <pyproject.toml)"
+    if [ -x "$venv_python" ] && [ "$(cat .venv/made_from 2>/dev/null)" = "$base" ] && [ -z "${MU_JAX_PYTHON:-}" ]; then
+        installed=$(cat .venv/extras 2>/dev/null || true)
+        if [ -e .venv/extras ] && has_all "$extras" "$installed"; then
+            echo "mu-jax: reusing .venv ($("$venv_python" --version))"
+            return
+        fi
+        echo "mu-jax: adding the extras $extras to .venv"
+    else
+        python=$(newest_python "$extras")
+        echo "mu-jax: making .venv with $("$python" --version) ($python)${extras:+, extras: $extras}"
+        "$python" -m venv --clear .venv
+        echo "$base" >.venv/made_from
     fi
-    echo "mu-jax: making .venv with $("$python" --version) ($python), extras: ${extras:-none}"
-    "$python" -m venv --clear .venv
     "$venv_python" -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}"
-    echo "$wanted" >.venv/made_from
+    echo "$installed,$extras" >.venv/extras
     echo "mu-jax: installed $("$venv_python" -c 'import jax, flax; print("jax", jax.__version__, "flax", flax.__version__)')"
 }

@@ -1,20 +1,30 @@
-"""Shared by all tests: PyTorch parity may be skipped only where the run says so."""
+"""Shared by all tests: what needs PyTorch or TensorFlow may be left out only where the run says so."""
 
+import importlib
 import os
 
 import pytest
 
+# Set by `scripts/test.sh --with-torch`: there a parity test that skips is a failure, not a gap that nobody sees.
+NOTHING_LEFT_OUT = os.environ.get("MU_JAX_NOTHING_LEFT_OUT") == "1"
 
-def pytest_configure(config: pytest.Config) -> None:
-    # Set by `scripts/test.sh --with-torch`: there a parity test that skips is a failure, not a gap nobody sees.
-    config.mu_jax_nothing_left_out = os.environ.get("MU_JAX_NOTHING_LEFT_OUT") == "1"
+
+def pytest_configure() -> None:
+    # Modules that skip as a whole leave no test behind whose skipping could be seen: look at the packages themselves.
+    for package in ("torch", "safetensors", "tensorflow") if NOTHING_LEFT_OUT else ():
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise pytest.UsageError(
+                f"this run leaves nothing out, but {package} cannot be imported ({error})"
+            ) from None
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
+def pytest_runtest_makereport(item: pytest.Item):
     report = yield
     optional = item.get_closest_marker("torch") or item.get_closest_marker("tensorflow")
-    if optional and report.skipped and item.config.mu_jax_nothing_left_out:
+    if NOTHING_LEFT_OUT and optional and report.skipped:
         report.outcome = "failed"
         report.longrepr = f"skipped, although this run leaves nothing out: {report.longrepr}"
     return report

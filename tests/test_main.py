@@ -48,6 +48,11 @@ def mu_jax(*arguments, **options):
         (("--config=configs/quickstart.py", "stray"), "'stray' is not a flag"),
         (("--config=configs/quickstart.py", "--config.data.source=npz:absent.npz"), "absent.npz"),
         (("--config=configs/quickstart.py", "--config.data.source=digit"), "did you mean 'digits'"),
+        (("--config=configs/quickstart.py", "--config.train.learning_rate=inf"), "expected a finite number"),
+        (
+            ("--config=configs/quickstart.py", "--config.nothing_like_it=1"),
+            "'nothing_like_it' is not a setting",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, arguments, message):
@@ -57,6 +62,41 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, arguments, messa
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("def get_config(:", "The config file failed: "),
+        ("import nowhere_to_be_found", "The config file failed: .*nowhere_to_be_found"),
+        ("def get_config(): return 1 / 0", "The config file failed: .*division by zero"),
+        ("get_confi = None", "The config file failed: .*get_config"),
+        ("def get_config(): return {'experiment': 'x'}", "experiment is 'x'"),
+    ],
+)
+def test_a_bad_config_file_is_one_sentence(tmp_path, text, message):
+    (tmp_path / "bad.py").write_text(text)
+    done = mu_jax(f"--config={tmp_path / 'bad.py'}", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_is_one_sentence_and_the_run_goes_on_later(tmp_path):
+    options = (
+        "--config=configs/quickstart.py",
+        *SMALL,
+        "--config.train.epochs=400",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    process = subprocess.Popen(command(*options), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / "run" / "checkpoints" / "original").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate()[1]
+    assert process.returncode == 130
+    assert "Interrupted. The same command goes on" in errors
+    assert "Traceback" not in errors
 
 
 def final_parameters(workdir, model):

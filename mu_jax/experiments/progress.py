@@ -38,7 +38,7 @@ class TrainingProgress:
 
     def say(self, message: str) -> None:
         """One line that stays."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def start(self, name: str, steps: int, done: int) -> None:
         """A model begins, or goes on from step `done`."""

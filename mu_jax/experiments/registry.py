@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mu_jax.evaluation.report import comparison_table
@@ -24,6 +25,8 @@ def print_results(
 ) -> None:
     """The table of models, and where the report lies."""
     console = console or Console()
+    # Paths and names are the user's: square brackets in them are no markup.
+    plain = {"markup": False, "highlight": False, "soft_wrap": True}
     if not console.is_terminal:
         console.width = 120
     if done_before:
@@ -33,7 +36,7 @@ def print_results(
     header, rows = comparison_table(dict(results), compact=True)
     narrow = console.width < 120
     table = Table(
-        title=f"{results['data']['name']}: {results['data']['forget']} examples forgotten",
+        title=escape(f"{results['data']['name']}: {results['data']['forget']} examples forgotten"),
         # A narrow terminal folds cells between words; frames would take the room that the words need.
         box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD,
         padding=(0, 0) if narrow else (0, 1),
@@ -48,6 +51,6 @@ def print_results(
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)
-    console.print(f"report: {workdir / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"report: {workdir / 'report.html'}", **plain)

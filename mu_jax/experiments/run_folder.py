@@ -16,6 +16,14 @@ from mu_jax.config import InputError, first_difference
 from mu_jax.experiments.files import write_json
 from mu_jax.training.checkpoints import Checkpoints
 
+_LEFTOVERS = (
+    ".config.json.*",
+    ".results.json.*",
+    ".logits.npz.*",
+    ".splits.npz.*",
+    ".metrics.jsonl.*",
+    ".report.html.*",
+)
 _PACKAGES = ("mu-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
 
 
@@ -24,13 +32,20 @@ def finished_results(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[s
 
     A folder made by another config is an InputError that names the first key that differs. Nothing is written.
     """
-    if not workdir.exists():
-        return None
-    if not workdir.is_dir():
-        raise InputError(f"--workdir is {workdir}, a file, but expected a folder; choose another one.")
-    saved = _read_json(workdir / "config.json")
+    try:
+        if not workdir.exists():
+            return None
+        if not workdir.is_dir():
+            raise InputError(f"--workdir is {workdir}, a file, but expected a folder; choose another one.")
+        # A run killed at its very start leaves hidden files of its own and no config.json.
+        strangers = [path for path in workdir.iterdir() if not path.name.startswith(".")]
+    except OSError as error:
+        raise InputError(
+            f"--workdir {workdir} cannot be read ({error.strerror}); choose another folder."
+        ) from None
+    saved = _read_config(workdir)
     if saved is None:
-        if any(path.name != ".lock" for path in workdir.iterdir()):
+        if strangers:
             raise InputError(
                 f"--workdir {workdir} is not empty and holds no config.json; choose a new or empty folder."
             )
@@ -52,6 +67,15 @@ def _read_json(path: pathlib.Path) -> Any:
         raise InputError(f"{path} cannot be read ({error}); choose another --workdir.") from None
 
 
+def _read_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+    saved = _read_json(workdir / "config.json")
+    if saved is not None and not (
+        isinstance(saved, dict) and {"config", "inputs", "versions"} <= saved.keys()
+    ):
+        raise InputError(f"{workdir / 'config.json'} is not of a run of mu_jax; choose another --workdir.")
+    return saved
+
+
 class RunFolder:
     """An open run folder, locked against a second run; use it in a `with` block."""
 
@@ -62,15 +86,16 @@ class RunFolder:
         *,
         inputs: Mapping[str, str],
         overrides: Mapping[str, Any],
-        extra: Mapping[str, Any],
     ) -> None:
-        """`inputs` are fingerprints of what was read from outside: a resumed run must read the same.
+        """`inputs` are fingerprints of what was read, and the lowering and backend: a resumed run must have the same.
 
-        `overrides` (what flags changed) and `extra` are recorded and never compared.
+        `overrides` (what flags changed) are recorded and never compared.
         """
         self.path = pathlib.Path(workdir).absolute()
         self._config, self._inputs = dict(config), dict(inputs)
-        self._record = {"overrides": dict(overrides), **extra}
+        self._overrides = dict(overrides)
+        self.changed_versions: tuple[str, ...] = ()
+        """Packages whose version is not the one that began this run: its bits may differ from an undisturbed run's."""
 
     def __enter__(self) -> "RunFolder":
         try:
@@ -83,10 +108,15 @@ class RunFolder:
         try:
             # Of the process, so that a kill releases it.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self._lock.close()
             raise InputError(
                 f"Another run is at work in {self.path}; wait for it, or choose another --workdir."
+            ) from None
+        except OSError as error:
+            self._lock.close()
+            raise InputError(
+                f"--workdir {self.path} cannot be locked ({error.strerror}); choose a folder on a local disk."
             ) from None
         try:
             self._open()
@@ -99,14 +129,17 @@ class RunFolder:
         self._lock.close()
 
     def _open(self) -> None:
-        saved = _read_json(self.path / "config.json")
+        for pattern in _LEFTOVERS:  # of writes that a kill cut short
+            for path in self.path.glob(pattern):
+                path.unlink()
+        saved = _read_config(self.path)
         if saved is None:
             write_json(
                 self.path / "config.json",
                 {
                     "config": self._config,
                     "inputs": self._inputs,
-                    **self._record,
+                    "overrides": self._overrides,
                     "versions": versions(),
                     "git": git_revision(),
                     "devices": [f"{device.platform}: {device.device_kind}" for device in jax.local_devices()],
@@ -115,11 +148,13 @@ class RunFolder:
             return
         difference = first_difference(saved["config"], self._config)
         if not difference:
-            difference = first_difference(saved["inputs"], self._inputs, prefix="the content of ")
+            difference = first_difference(saved["inputs"], self._inputs)
         if difference:
             raise InputError(
                 f"{self.path} holds a run of another config: {difference}; choose another --workdir, or set it back."
             )
+        now = versions()
+        self.changed_versions = tuple(name for name in now if saved["versions"].get(name) != now[name])
 
     def checkpoints(self, model: str) -> Checkpoints:
         """Where a model's checkpoints live."""
@@ -130,7 +165,12 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+        try:
+            return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+        except ValueError as error:
+            raise InputError(
+                f"{path} is damaged ({error}); remove its bad line, or choose another --workdir."
+            ) from None
 
     def cut_metrics(self, model: str, step: int) -> list[dict[str, Any]]:
         """Drop a model's lines beyond `step`, the checkpoint that its training resumes from; the lines left of it."""
@@ -160,9 +200,12 @@ def versions() -> dict[str, str]:
 
 def git_revision() -> str:
     """Of the checkout this package runs from, with `-dirty` where it was changed; `unknown` outside one."""
-    folder = pathlib.Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    here = pathlib.Path(__file__)
+    # A package installed inside somebody's checkout is not a part of it.
+    tracked = ["git", "-C", str(here.parent), "ls-files", "--error-unmatch", here.name]
+    command = ["git", "-C", str(here.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
+        subprocess.run(tracked, capture_output=True, timeout=10, check=True)
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -65,6 +65,11 @@ class Setting:
     """the same network, computing in float32 whatever training uses: attacks read it"""
 
     @functools.cached_property
+    def images(self) -> jax.Array:
+        """uint8[N,H,W,D] on the device, training images first: the one copy that everything reads."""
+        return jax.numpy.asarray(self.dataset.images)
+
+    @functools.cached_property
     def nonmembers(self) -> np.ndarray:
         """Test rows the forgotten are compared with: of the forgotten classes alone where classes are deleted."""
         forget, test = self.config.forget, self.splits.test
@@ -121,11 +126,20 @@ def run(
     folder = RunFolder(
         workdir,
         to_dict(config),
-        inputs={"data": setting.dataset.fingerprint(), "splits": setting.splits.fingerprint()},
+        inputs={
+            "fingerprint of the data": setting.dataset.fingerprint(),
+            "fingerprint of the splits": setting.splits.fingerprint(),
+            "convolution": setting.lowering,
+            "backend": jax.default_backend(),
+        },
         overrides=overrides or {},
-        extra={"convolution": setting.lowering},
     )
     with folder, progress or TrainingProgress() as shown:
+        if folder.changed_versions:
+            shown.say(
+                f"begun under other versions of {', '.join(folder.changed_versions)}: the result may differ in bits "
+                "from that of an undisturbed run"
+            )
         setting.splits.save(folder.path / "splits.npz")
         trained = train_models(setting, folder, shown)
         shown.say("querying and attacking the models")
@@ -144,7 +158,7 @@ def train_models(setting: Setting, folder: RunFolder, shown: TrainingProgress) -
     config, dataset, splits = setting.config, setting.dataset, setting.splits
     task = Task(
         model=setting.model,
-        images=jax.numpy.asarray(dataset.images),
+        images=setting.images,
         labels=dataset.labels,
         num_classes=dataset.num_classes,
         retain=splits.retain,
@@ -217,8 +231,7 @@ def query_models(setting: Setting, trained: Mapping[str, Trained]) -> dict[str, 
     """Logits float32[N,C] of every model on every image, training images first."""
     data = setting.config.data
     query = make_query(setting.query_model, data.mean, data.std, setting.config.evaluation.query_batch)
-    images = jax.numpy.asarray(setting.dataset.images)
-    return {name: np.asarray(query(model.variables, images)) for name, model in trained.items()}
+    return {name: np.asarray(query(model.variables, setting.images)) for name, model in trained.items()}
 
 
 def evaluate(
@@ -329,7 +342,8 @@ def report_data(
         curves=curves,
         member_scores={name: score[forget] for name, score in scores.items()},
         nonmember_scores={name: score[setting.nonmembers] for name, score in scores.items()},
-        gallery_images=dataset.images[gallery],
+        # Forgotten images are training images. A page shows gray or colour: of other channels, the first one or three.
+        gallery_images=dataset.x_train[gallery][..., : 3 if dataset.image_shape[-1] >= 3 else 1],
         gallery_labels=[dataset.class_names[label] for label in dataset.labels[gallery]],
         gallery_confidence={
             name: np.asarray(confidence(output[gallery], dataset.labels[gallery]))

@@ -40,7 +40,7 @@ def conv(
     y[b,i,j,e] = Σ_{u,v,d} x[b, s·i+u−p, s·j+v−p, d] · kernel[u,v,d,e], with Ho = ⌊(H + 2p − h)/s⌋ + 1.
 
     Equal to `lax.conv_general_dilated` in value and gradient, to rounding, for either lowering. `x` and `kernel`
-    share a dtype, which is also the result's; products are accumulated in float32 or wider.
+    share a dtype, which is also the result's.
     """
     height, width = kernel.shape[:2]
     if min(x.shape[1] + 2 * padding - height, x.shape[2] + 2 * padding - width) < 0:

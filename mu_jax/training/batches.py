@@ -5,10 +5,15 @@ batches. So every batch is full and holds real examples only (a filler of weight
 statistics), no example is dropped at the end of an epoch, and the first E epochs show each example exactly E times.
 """
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
+
+# NumPy pads seeds with zeros, so that [seed, x] and [seed, x, 0] are one stream: this sets batches apart from the
+# streams that draw splits and label noise.
+_STREAM = zlib.crc32(b"batches")
 
 
 def batch_indices(
@@ -22,7 +27,7 @@ def batch_indices(
     begin, end = first * batch_size, (first + count) * batch_size
     epochs = range(begin // size, -(-end // size))
     stream = np.concatenate(
-        [np.random.default_rng([*seed, epoch]).permutation(index) for epoch in epochs] or [index[:0]]
+        [np.random.default_rng([_STREAM, *seed, epoch]).permutation(index) for epoch in epochs] or [index[:0]]
     )
     offset = begin - epochs.start * size
     return stream[offset : offset + count * batch_size].reshape(count, batch_size).astype(np.int32)

@@ -1,8 +1,12 @@
 """Checkpoints: the one place that knows Orbax. Arrays only, each write whole or absent."""
 
+import contextlib
 import pathlib
 import re
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -37,8 +41,14 @@ class Checkpoints:
             shutil.rmtree(leftover)
         # Host arrays, so that a checkpoint can be read on other devices than those that wrote it. A renamed folder
         # is complete: Orbax alone would leave its folders under a temporary name of its own for a moment longer.
-        ocp.save(partial, jax.tree.map(np.asarray, _as_dict(state)))
-        partial.rename(final)
+        with _no_interrupt():
+            try:
+                ocp.save(partial, jax.tree.map(np.asarray, _as_dict(state)))
+                partial.rename(final)
+            except Exception as error:  # Orbax raises whatever its storage layers raise
+                raise InputError(
+                    f"The checkpoint {final} cannot be written ({_reason(error)}); free some space and start again."
+                ) from error
         for path in self.directory.iterdir():
             if path != final and _NAME.fullmatch(path.name):
                 shutil.rmtree(path)
@@ -50,15 +60,34 @@ class Checkpoints:
         try:
             saved = ocp.load(self._path(step), wanted)
         except Exception as error:  # Orbax raises whatever its storage layers raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"The checkpoint {self._path(step)} cannot be read ({reason}); delete this folder to train from "
-                "the start."
+                f"The checkpoint {self._path(step)} cannot be read ({_reason(error)}); delete this folder to train "
+                "from the start."
             ) from error
         return jax.tree.unflatten(structure, [jax.numpy.asarray(a) for a in jax.tree.leaves(saved)])
 
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / f"step_{step:09d}"
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Hold Ctrl-C back until the block ends: Orbax's threads would go on, and complain, after an exit in between."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+    previous = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous or signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _as_dict(tree: PyTree) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mu_jax.training.checkpoints import Checkpoints
 from mu_jax.training.chunk import ChunkInputs, Examples, make_run_chunk
 from mu_jax.training.optimizers import Hyperparameters
 from mu_jax.training.schedules import learning_rates, total_steps
-from mu_jax.training.state import TrainState
+from mu_jax.training.state import TrainState, variables_of
 from mu_jax.training.step import Recipe
 
 PyTree = Any
@@ -131,7 +131,7 @@ def train(
         state, metrics = advance(state, inputs, count)
         metrics = {name: np.asarray(value)[:count] for name, value in metrics.items()}
         seconds = time.perf_counter() - began
-        _refuse_divergence(run, first, inputs.learning_rate, metrics)
+        _refuse_divergence(run, first, inputs.learning_rate, metrics, state)
         first += count
         size = run.optimization.batch_size
         on_chunk(
@@ -153,13 +153,15 @@ def train(
 
 
 def _refuse_divergence(
-    run: TrainingRun, first: int, rates: np.ndarray, metrics: dict[str, np.ndarray]
+    run: TrainingRun, first: int, rates: np.ndarray, metrics: dict[str, np.ndarray], state: TrainState
 ) -> None:
     bad = ~(np.isfinite(metrics["loss"]) & np.isfinite(metrics["gradient_norm"]))
-    if bad.any():
-        at = int(np.argmax(bad))
+    # A last update may overflow the weights after a loss that was finite: such a checkpoint could only fail.
+    broken = not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(variables_of(state)))
+    if bad.any() or broken:
+        at = int(np.argmax(bad)) if bad.any() else len(bad) - 1
         raise DivergenceError(
-            f"Training of {run.name} diverged: the loss or its gradient is not finite at step {first + at} of "
+            f"Training of {run.name} diverged: loss, gradient or weights are not finite at step {first + at} of "
             f"{run.steps} (learning rate {rates[at]:.3g}); try a smaller learning_rate, a longer warmup_epochs, or "
-            "compute_dtype float32. What was saved before is intact."
+            "compute_dtype float32, in a new --workdir. What was saved before is intact."
         )

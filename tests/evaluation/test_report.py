@@ -328,6 +328,10 @@ def test_auc_difference_by_hand_and_against_slow_placements():
     assert found.high == 1.0  # no difference of AUCs is larger
     one = auc_difference(members[:1], nonmembers, other[:1], others, level=0.95)
     assert (one.low, one.high) == (-1.0, 1.0) and not one.found
+    # Nine forgotten examples, all found by one model and none by the other: still too few for a verdict; ten are not.
+    for forgotten, verdict in ((9, False), (10, True)):
+        high, low = np.arange(100.0, 100 + forgotten), -np.arange(forgotten, dtype=float)
+        assert auc_difference(high, np.arange(1.0, 50), low, np.arange(1.0, 50), level=0.95).found is verdict
 
     rng = np.random.default_rng(0)
     members, other = rng.integers(0, 9, (2, 30)).astype(float)

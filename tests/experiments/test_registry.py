@@ -24,7 +24,7 @@ MODEL = {
     "gap_to_retrain": 0.146, "gap_parts": {}, "seconds": 17.6, "compile_seconds": 9.0, "trained_samples": 32000,
 }  # fmt: skip
 RESULTS = {
-    "data": {"name": "digits (scikit-learn)", "forget": 200},
+    "data": {"name": "npz:[red]digits.npz", "forget": 200},
     "models": dict.fromkeys(("original", "finetune", "retrain", "retrain_again"), MODEL),
 }
 
@@ -33,10 +33,11 @@ RESULTS = {
 def test_the_table_shows_every_figure_at_any_usual_width(width):
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, color_system=None)
-    registry.print_results(RESULTS, pathlib.Path("runs/x"), False, console)
+    registry.print_results(RESULTS, pathlib.Path("runs/[bold]x"), False, console)
     text = file.getvalue()
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= width
     for figure in ("retrain_again", "72.1", "[68.8,", "75.7]", "91.5", "71.2", "66.8", "14.6", "(4)", "17.6"):
         assert text.count(figure) >= (1 if figure == "retrain_again" else 4), figure
-    assert "report: runs/x/report.html" in text
+    assert "npz:[red]digits.npz" in text
+    assert "report: runs/[bold]x/report.html" in text

@@ -11,9 +11,7 @@ from mu_jax.experiments.run_folder import RunFolder, finished_results
 
 
 def folder(path, config=None, inputs=None):
-    return RunFolder(
-        path, config or {"a": {"b": 1}}, inputs=inputs or {"data": "x"}, overrides={"a.b": 1}, extra={}
-    )
+    return RunFolder(path, config or {"a": {"b": 1}}, inputs=inputs or {"data": "x"}, overrides={"a.b": 1})
 
 
 def test_config_json_tells_the_whole_story(tmp_path):
@@ -32,7 +30,7 @@ def test_another_config_is_refused_naming_the_difference(tmp_path):
         pass
     with pytest.raises(InputError, match="a.b was 1 and is now 2"), folder(tmp_path, {"a": {"b": 2}}):
         pass
-    with pytest.raises(InputError, match="the content of data was 'x' and is now 'y'"):
+    with pytest.raises(InputError, match="data was 'x' and is now 'y'"):
         folder(tmp_path, inputs={"data": "y"}).__enter__()
     with pytest.raises(InputError, match="a.b was 1 and is now 2"):
         finished_results(tmp_path, {"a": {"b": 2}})
@@ -58,9 +56,16 @@ def test_a_strangers_folder_and_a_file_are_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be written"):
         folder(tmp_path / "thesis.tex" / "run").__enter__()
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{")
+    for text, message in (
+        ("{", "cannot be read"),
+        ("{}", "not of a run of mu_jax"),
+        ("[1]", "not of a run of mu_jax"),
+    ):
+        (tmp_path / "run" / "config.json").write_text(text)
+        with pytest.raises(InputError, match=message):
+            finished_results(tmp_path / "run", {})
     with pytest.raises(InputError, match="cannot be read"):
-        finished_results(tmp_path / "run", {})
+        finished_results(tmp_path / ("x" * 300), {})
 
 
 def test_a_second_run_on_the_folder_is_refused_until_the_first_ends(tmp_path):
@@ -73,13 +78,34 @@ def test_a_second_run_on_the_folder_is_refused_until_the_first_ends(tmp_path):
 def test_a_killed_run_leaves_no_lock(tmp_path):
     program = (
         "import os, signal, sys\nfrom mu_jax.experiments.run_folder import RunFolder\n"
-        "with RunFolder(sys.argv[1], {'a': {'b': 1}}, inputs={'data': 'x'}, overrides={}, extra={}):\n"
+        "with RunFolder(sys.argv[1], {'a': {'b': 1}}, inputs={'data': 'x'}, overrides={}):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     assert done.returncode == -9
     with folder(tmp_path):
         pass
+
+
+def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.ab12cd").write_text("{")
+    assert finished_results(tmp_path, {}) is None
+    with folder(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
+
+
+def test_other_versions_are_noticed_and_another_backend_refused(tmp_path):
+    with folder(tmp_path, inputs={"backend": "cpu"}) as run:
+        assert run.changed_versions == ()
+    saved = json.loads((tmp_path / "config.json").read_text())
+    saved["versions"]["jax"] = "0.0.1"
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with folder(tmp_path, inputs={"backend": "cpu"}) as run:
+        assert run.changed_versions == ("jax",)
+    with pytest.raises(InputError, match="backend was 'cpu' and is now 'gpu'"):
+        folder(tmp_path, inputs={"backend": "gpu"}).__enter__()
 
 
 def test_metrics_are_cut_back_for_one_model_and_survive_a_torn_line(tmp_path):
@@ -95,6 +121,9 @@ def test_metrics_are_cut_back_for_one_model_and_survive_a_torn_line(tmp_path):
         ]  # fmt: skip
         assert run.cut_metrics("retrain", 0) == []
         assert len(run.metrics()) == 2
+        (tmp_path / "metrics.jsonl").write_text("{\n")
+        with pytest.raises(InputError, match="is damaged"):
+            run.metrics()
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):

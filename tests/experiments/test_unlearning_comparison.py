@@ -148,6 +148,16 @@ def test_one_deletion_is_enough(tmp_path):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+def test_images_of_two_channels_are_trained_on_and_shown(tmp_path):
+    config = dataclasses.replace(
+        CONFIG,
+        data=DataConfig(source="synthetic:8,8,2,3,60,40"),
+        train=dataclasses.replace(OPTIMIZATION, epochs=1.0),
+    )
+    run(config, tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").exists()
+
+
 def test_nothing_is_written_when_the_input_is_bad(tmp_path):
     for config, message in (
         (dataclasses.replace(CONFIG, data=DataConfig(source="npz:/absent.npz")), "absent.npz"),

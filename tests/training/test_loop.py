@@ -1,5 +1,7 @@
 import dataclasses
+import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 from mu_jax.config import DataConfig, InputError, ModelConfig, OptimizationConfig
 from mu_jax.models import build_model
+from mu_jax.models.layers import Convolution, Linear, batch_norm
+from mu_jax.models.model import from_module
 from mu_jax.training.checkpoints import Checkpoints
 from mu_jax.training.chunk import Examples, label_targets
 from mu_jax.training.loop import DivergenceError, TrainingRun, train
@@ -19,11 +23,19 @@ OPTIMIZATION = OptimizationConfig(epochs=3.0, batch_size=8, learning_rate=0.05, 
 STEPS = 12  # ⌈3 · 30 / 8⌉
 
 
+class SmallNet(nn.Module):
+    """A ResNet in small: convolution, batch-norm, head. Compiles in a tenth of the time."""
+
+    @nn.compact
+    def __call__(self, images, *, train):
+        x = Convolution(8, 3, 1, 1, lowering="patches", name="conv")(images)
+        x = nn.relu(batch_norm(train=train, dtype=jnp.float32, name="norm")(x))
+        return Linear(CLASSES, name="head")(x[:, ::2, ::2].reshape(len(x), -1))
+
+
 @pytest.fixture(scope="module", name="model")
 def model_fixture():
-    # Compiles in a tenth of a ResNet's time; tests/unlearning and tests/experiments train that.
-    config = ModelConfig(name="cnn", width=8, convolution="patches")
-    return build_model(config, num_classes=CLASSES, image_shape=SHAPE)
+    return from_module(SmallNet(), SHAPE)
 
 
 def data(seed=0):
@@ -66,8 +78,29 @@ def test_training_lowers_the_loss_and_reports_every_chunk(model):
     assert reports[-1].epoch == pytest.approx(20.0)
 
 
-class Killed(Exception):
+class Killed(BaseException):
     pass
+
+
+def test_a_run_killed_inside_a_save_ends_with_the_same_bits(model, tmp_path, monkeypatch):
+    run = make_run(model)
+    undisturbed = fit(run)
+    rename = pathlib.Path.rename
+
+    def dies_at_the_second_checkpoint(self, target):
+        if pathlib.Path(target).name == "step_000000010":
+            raise Killed
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(pathlib.Path, "rename", dies_at_the_second_checkpoint)
+        fit(run, Checkpoints(tmp_path))
+    assert Checkpoints(tmp_path).latest_step() == 5
+    assert (tmp_path / "partial").exists()
+    resumed = fit(run, Checkpoints(tmp_path))
+    assert_same_bits(resumed, undisturbed)
+    assert jax.tree.leaves(resumed.batch_stats)
+    assert not (tmp_path / "partial").exists()
 
 
 @pytest.mark.parametrize("killed_after", [5, 10])
@@ -115,6 +148,25 @@ def test_divergence_names_step_and_rate_and_keeps_what_was_saved(model, tmp_path
     with pytest.raises(DivergenceError, match=r"not finite at step \d+ of 30 \(learning rate 1e\+30\)"):
         fit(wild, Checkpoints(tmp_path))
     assert Checkpoints(tmp_path).latest_step() == saved
+
+
+def test_weights_that_overflow_in_the_last_step_are_not_saved(model, tmp_path):
+    # One step: its loss and gradient are finite, what it makes of the weights is not.
+    run = make_run(model, epochs=0.25, learning_rate=3e38, momentum=0.0, weight_decay=1e6)
+    with pytest.raises(DivergenceError, match="not finite at step 0 of 1"):
+        fit(run, Checkpoints(tmp_path))
+    assert Checkpoints(tmp_path).latest_step() is None
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_clear_sentence(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp, "save", full_disk)
+    with pytest.raises(InputError, match="cannot be written .*No space left"):
+        Checkpoints(tmp_path).save(1, {"w": jnp.zeros(2)})
 
 
 def test_checkpoints_keep_the_newest_and_clear_leftovers(tmp_path):

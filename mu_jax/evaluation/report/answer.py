@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtri
 
+from mu_jax.evaluation.intervals import FEW_EXAMPLES
 from mu_jax.evaluation.report.report_data import ReportData
 from mu_jax.evaluation.report.tables import REFERENCES, percent, seconds
 
@@ -52,7 +53,9 @@ def auc_difference(
     placed, reference = _placements(members, nonmembers), _placements(reference_members, reference_nonmembers)
     sides = [mine - theirs for mine, theirs in zip(placed, reference, strict=True)]
     value = float(sides[0].mean())
-    if min(side.size for side in sides) < 2:
+    # The variance of a handful of placements is itself a guess: on null scores it would find a difference in 27% of
+    # pairs at F = 2 and in 11% at F = 5, where 5% are due.
+    if min(side.size for side in sides) < FEW_EXAMPLES:
         return Difference(value, -1.0, 1.0)
     half = float(ndtri((1 + level) / 2) * np.sqrt(sum(side.var(ddof=1) / side.size for side in sides)))
     return Difference(value, max(value - half, -1.0), min(value + half, 1.0))
