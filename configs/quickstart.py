@@ -12,7 +12,17 @@ about 80% is the best that a model without memory of the images can do.
 
 Variant `:smoke`: a tenth of the training, to see that everything runs; its figures mean nothing.
 
-EXPECTED
+Expected time: about a minute on 2 CPU cores (of which 35 s train), half a minute for `:smoke`.
+Expected result (seed 0; JAX 0.10.2 on 2 CPU cores; attack AUC with its 95% interval over images):
+
+| model | retain % | forget % | test % | attack accuracy % | attack AUC % |
+|---|---|---|---|---|---|
+| original | 99.8 | 99.0 | 67.0 | 69.2 | 77.4 [73.8, 80.6] |
+| finetune | 94.5 | 85.5 | 66.4 | 59.2 | 64.1 [59.8, 68.0] |
+| retrain | 100.0 | 69.0 | 68.6 | 46.2 | 51.2 [46.4, 55.9] |
+| retrain_again | 100.0 | 66.0 | 65.4 | 45.2 | 49.8 [45.2, 54.5] |
+
+QS_SEEDS
 """
 
 from mu_jax.config import default_config, unknown_variant

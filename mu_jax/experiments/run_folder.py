@@ -43,7 +43,7 @@ def finished_results(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[s
         raise InputError(
             f"--workdir {workdir} cannot be read ({error.strerror}); choose another folder."
         ) from None
-    saved = _read_config(workdir)
+    saved = read_config(workdir)
     if saved is None:
         if strangers:
             raise InputError(
@@ -55,10 +55,11 @@ def finished_results(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[s
         raise InputError(
             f"{workdir} holds a run of another config: {difference}; choose another --workdir, or set it back."
         )
-    return _read_json(workdir / "results.json")
+    return read_json(workdir / "results.json")
 
 
-def _read_json(path: pathlib.Path) -> Any:
+def read_json(path: pathlib.Path) -> Any:
+    """What a JSON file holds, or None where there is no such file; InputError where it cannot be read."""
     if not path.exists():
         return None
     try:
@@ -67,8 +68,9 @@ def _read_json(path: pathlib.Path) -> Any:
         raise InputError(f"{path} cannot be read ({error}); choose another --workdir.") from None
 
 
-def _read_config(workdir: pathlib.Path) -> dict[str, Any] | None:
-    saved = _read_json(workdir / "config.json")
+def read_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What config.json of a run holds, or None where there is none."""
+    saved = read_json(workdir / "config.json")
     if saved is not None and not (
         isinstance(saved, dict) and {"config", "inputs", "versions"} <= saved.keys()
     ):
@@ -132,7 +134,7 @@ class RunFolder:
         for pattern in _LEFTOVERS:  # of writes that a kill cut short
             for path in self.path.glob(pattern):
                 path.unlink()
-        saved = _read_config(self.path)
+        saved = read_config(self.path)
         if saved is None:
             write_json(
                 self.path / "config.json",

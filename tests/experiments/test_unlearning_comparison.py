@@ -15,7 +15,9 @@ from mu_jax.config import (
     UnlearningComparison,
     to_dict,
 )
+from mu_jax.data.sources import load_dataset
 from mu_jax.data.splits import Splits
+from mu_jax.experiments.saved_models import load_model
 from mu_jax.experiments.unlearning_comparison import run
 
 OPTIMIZATION = OptimizationConfig(epochs=60.0, batch_size=16, learning_rate=0.05, weight_decay=0.0)
@@ -93,6 +95,19 @@ def test_examples_and_epochs_are_counted_honestly(finished):
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["model"] == "original"]
     assert steps == [200, 400, 600]
+
+
+def test_a_finished_run_hands_out_its_models(finished):
+    workdir, _ = finished
+    with np.load(workdir / "logits.npz", allow_pickle=False) as stored:
+        wanted = {name: stored[name] for name in ("finetune", "retrain")}
+    images = load_dataset(CONFIG.data, CONFIG.seed).images
+    for name, logits in wanted.items():
+        np.testing.assert_allclose(load_model(workdir, name).predict(images), logits, rtol=1e-5, atol=1e-5)
+    with pytest.raises(InputError, match="has no model 'amun', but original, finetune"):
+        load_model(workdir, "amun")
+    with pytest.raises(InputError, match="holds no finished run"):
+        load_model(workdir / "checkpoints", "finetune")
 
 
 def test_the_same_command_again_only_says_done(finished):

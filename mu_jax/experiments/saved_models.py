@@ -1,0 +1,68 @@
+"""Models out of a finished comparison, for whoever wants to use one."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from mu_jax.config import DataConfig, InputError, from_config_dict
+from mu_jax.experiments.run_folder import read_config, read_json
+from mu_jax.models import Model, build_model
+from mu_jax.ops import choose_lowering
+from mu_jax.training.checkpoints import Checkpoints
+from mu_jax.training.query import make_query
+from mu_jax.training.state import initial_state, variables_of
+from mu_jax.training.step import Recipe
+
+_QUERY_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+    """A trained network: its functions, its weights, and how its images are normalised."""
+
+    model: Model
+    """computes in float32, whatever training used"""
+    variables: Any
+    """`{"params", "batch_stats"}`, what `model.apply` reads"""
+    data: DataConfig
+
+    def predict(self, images: UInt8[np.ndarray | Array, "N H W D"]) -> Float[Array, "N C"]:
+        """Logits float32[N,C], of images as they are (uint8, not normalised)."""
+        query = make_query(self.model, self.data.mean, self.data.std, _QUERY_BATCH)
+        return query(self.variables, jax.numpy.asarray(images))
+
+
+def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
+    """The model `name` of a finished comparison: `original`, `finetune`, `retrain` or `retrain_again`.
+
+    The data are not read. InputError where the run is not finished, or has no such model.
+    """
+    workdir = pathlib.Path(workdir)
+    saved, results = read_config(workdir), read_json(workdir / "results.json")
+    if saved is None or results is None:
+        raise InputError(f"{workdir} holds no finished run; run the experiment there to its end first.")
+    if name not in results["models"]:
+        raise InputError(
+            f"{workdir} has no model {name!r}, but {', '.join(results['models'])}; name one of these."
+        )
+    config = from_config_dict(saved["config"])
+    model = build_model(
+        config.model,
+        num_classes=results["data"]["classes"],
+        image_shape=tuple(results["data"]["image_shape"]),
+        convolution=choose_lowering(config.model.convolution, jax.default_backend()),
+        compute_dtype="float32",
+    )
+    # A checkpoint holds the optimizer's state too, whose shape the recipe tells.
+    optimization = config.finetune if name == "finetune" else config.train
+    optimizer = Recipe.of(model, config.data, optimization).make_optimizer()
+    like = jax.eval_shape(lambda key: initial_state(model, optimizer, key), jax.random.key(0))
+    checkpoints = Checkpoints(workdir / "checkpoints" / name)
+    step = checkpoints.latest_step()
+    if step is None:
+        raise InputError(f"{checkpoints.directory} holds no checkpoint; run the experiment again elsewhere.")
+    return SavedModel(model, variables_of(checkpoints.restore(step, like)), config.data)
