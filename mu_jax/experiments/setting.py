@@ -1,0 +1,85 @@
+"""What an experiment on one model and one forget set fixes before its first step."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from mu_jax.config import InputError, UnlearningComparison
+from mu_jax.data.dataset import Dataset
+from mu_jax.data.sources import load_dataset
+from mu_jax.data.splits import Splits, make_splits
+from mu_jax.models import Model, build_model
+from mu_jax.ops import choose_lowering
+
+
+@dataclasses.dataclass
+class Trained:
+    """One model of the comparison, and what it took."""
+
+    variables: Any
+    seconds: float
+    compile_seconds: float
+    trained_samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is fixed before the first step: data, splits, and the model in both precisions."""
+
+    config: UnlearningComparison
+    dataset: Dataset
+    splits: Splits
+    lowering: str
+    model: Model
+    query_model: Model
+    """the same network, computing in float32 whatever training uses: attacks read it"""
+
+    @functools.cached_property
+    def images(self) -> jax.Array:
+        """uint8[N,H,W,D] on the device, training images first: the one copy that everything reads."""
+        return jax.numpy.asarray(self.dataset.images)
+
+    @functools.cached_property
+    def nonmembers(self) -> np.ndarray:
+        """Test rows the forgotten are compared with: of the forgotten classes alone where classes are deleted."""
+        forget, test = self.config.forget, self.splits.test
+        if forget.indices or not forget.classes:
+            return test
+        rows = test[np.isin(self.dataset.labels[test], forget.classes)]
+        if len(rows) == 0:
+            raise InputError(
+                f"No test image has a deleted class {forget.classes}, so the attack has nothing to compare with; "
+                "use a test set that holds them."
+            )
+        return rows
+
+
+def prepare(config: UnlearningComparison) -> Setting:
+    """Read and check everything that the config points at; writes nothing."""
+    dataset = load_dataset(config.data, config.seed)
+    channels = dataset.image_shape[-1]
+    for key in ("mean", "std"):
+        values = getattr(config.data, key)
+        if len(values) not in (1, channels):
+            raise InputError(
+                f"data.{key} has {len(values)} values, but the images have {channels} channels; give one value, or "
+                "one a channel."
+            )
+    splits = make_splits(dataset, config.data, config.forget, config.seed)
+    lowering = choose_lowering(config.model.convolution, jax.default_backend())
+    build = functools.partial(
+        build_model,
+        config.model,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        convolution=lowering,
+    )
+    model = build()
+    # One object where both are the same, so that they share compiled programs.
+    query_model = model if config.model.compute_dtype == "float32" else build(compute_dtype="float32")
+    setting = Setting(config, dataset, splits, lowering, model, query_model)
+    _ = setting.nonmembers  # fails now rather than after training
+    return setting
