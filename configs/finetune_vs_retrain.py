@@ -32,7 +32,8 @@ Expected result (seed 0; the first 2,000 training and 1,000 test images of a JPE
 | retrain | 98.9 | 42.5 | 42.5 | 45.2 | 51.9 [47.6, 56.2] |
 | retrain_again | 97.6 | 44.5 | 42.0 | 53.0 | 53.6 [49.5, 58.0] |
 
-CIFAR_SEEDS
+Attack AUC over seeds 0, 1, 2 (mean ± standard deviation, n = 3): original 85.5 ± 8.0 (seed 2 reached only 84% on the
+forget set), finetune 58.8 ± 3.3, retrain 51.6 ± 2.9, retrain_again 52.5 ± 1.4.
 """
 
 from mu_jax.config import default_config, unknown_variant
