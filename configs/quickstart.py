@@ -12,7 +12,7 @@ about 80% is the best that a model without memory of the images can do.
 
 Variant `:smoke`: a tenth of the training, to see that everything runs; its figures mean nothing.
 
-Expected time: about a minute on 2 CPU cores (of which 35 s train), half a minute for `:smoke`.
+Expected time: 67 s on 2 CPU cores (of which 35 s train), half a minute for `:smoke`.
 Expected result (seed 0; JAX 0.10.2 on 2 CPU cores; attack AUC with its 95% interval over images):
 
 | model | retain % | forget % | test % | attack accuracy % | attack AUC % |

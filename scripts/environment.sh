@@ -30,23 +30,31 @@ has_all() {
 }
 
 prepare_environment() {
-    local extras=$1 python base installed=""
+    local extras=$1 python base installed="" made=""
     venv_python=$PWD/.venv/bin/python
-    # Any environment of this checkout and these dependencies that holds the extras is current, whatever else it holds.
+    # Any environment of this checkout and these dependencies that holds the extras is current, whatever else it holds
+    # and whichever Python it was made with, unless one was asked for.
     base="$PWD $(cksum <pyproject.toml)"
-    if [ -x "$venv_python" ] && [ "$(cat .venv/made_from 2>/dev/null)" = "$base" ] && [ -z "${MU_JAX_PYTHON:-}" ]; then
+    python=$(newest_python "$extras")
+    if [ -x "$venv_python" ] && [ "$(cat .venv/made_from 2>/dev/null)" = "$base" ]; then
         installed=$(cat .venv/extras 2>/dev/null || true)
-        if [ -e .venv/extras ] && has_all "$extras" "$installed"; then
-            echo "mu-jax: reusing .venv ($("$venv_python" --version))"
-            return
-        fi
+        made=$(cat .venv/python 2>/dev/null || true)
+    fi
+    if [ -n "$installed" ] && has_all "$extras" "$installed" && [ "${MU_JAX_PYTHON:+$python}" = "${MU_JAX_PYTHON:+$made}" ]; then
+        echo "mu-jax: reusing .venv ($("$venv_python" --version))"
+        return
+    fi
+    if [ -n "$installed" ] && [ "$python" = "$made" ]; then
         echo "mu-jax: adding the extras $extras to .venv"
     else
-        python=$(newest_python "$extras")
+        installed=""
         echo "mu-jax: making .venv with $("$python" --version) ($python)${extras:+, extras: $extras}"
         "$python" -m venv --clear .venv
         echo "$base" >.venv/made_from
+        echo "$python" >.venv/python
     fi
+    # Written again when pip has succeeded: an environment left half-made is made anew.
+    rm -f .venv/extras
     "$venv_python" -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}"
     echo "$installed,$extras" >.venv/extras
     echo "mu-jax: installed $("$venv_python" -c 'import jax, flax; print("jax", jax.__version__, "flax", flax.__version__)')"
