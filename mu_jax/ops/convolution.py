@@ -3,8 +3,8 @@
 `xla` is XLA's own convolution. `patches` cuts the image into the windows the kernel sees and multiplies them
 with the kernel as one matrix. On CPU the second is the one that survives a compiled loop (inside `fori_loop`,
 ResNet-18 of width 16 on 32×32 trains at 8 images/s with `xla` and at 170 with `patches`; 2 cores, JAX 0.10.2,
-batch 64) and `vmap` over models (XLA turns K kernels into one grouped convolution, which is slow on every
-backend; a matrix product only becomes a batched one).
+batch 64) and `vmap` over models (XLA turns K kernels into one grouped convolution, where a matrix
+product only becomes a batched one).
 """
 
 import jax
