@@ -14,6 +14,7 @@ if [ $# -gt 0 ] && [[ $1 != -* ]]; then
     shift
 fi
 prepare_environment ""
+use_huge_pages
 echo "mu-jax: running configs/quickstart.py in $workdir"
 # exec: a kill of this script must reach Python, not leave it writing behind.
 exec "$venv_python" -m mu_jax.main --config=configs/quickstart.py --workdir="$workdir" "$@"

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 from mu_jax.config import DataConfig, InputError, from_config_dict
 from mu_jax.experiments.run_folder import read_config, read_json
 from mu_jax.models import Model, build_model
-from mu_jax.ops import choose_lowering
+from mu_jax.ops import signal_lowering
 from mu_jax.training.checkpoints import Checkpoints
 from mu_jax.training.query import make_query
 from mu_jax.training.state import initial_state, variables_of
@@ -54,7 +54,7 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
         config.model,
         num_classes=results["data"]["classes"],
         image_shape=tuple(results["data"]["image_shape"]),
-        convolution=choose_lowering(config.model.convolution, jax.default_backend()),
+        convolution=signal_lowering(results["model"]["convolution"]),
         compute_dtype="float32",
     )
     # A checkpoint holds the optimizer's state too, whose shape the recipe tells.

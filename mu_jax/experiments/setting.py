@@ -12,7 +12,7 @@ from mu_jax.data.dataset import Dataset
 from mu_jax.data.sources import load_dataset
 from mu_jax.data.splits import Splits, make_splits
 from mu_jax.models import Model, build_model
-from mu_jax.ops import choose_lowering
+from mu_jax.ops import choose_lowering, signal_lowering
 
 
 @dataclasses.dataclass
@@ -69,17 +69,18 @@ def prepare(config: UnlearningComparison) -> Setting:
                 "one a channel."
             )
     splits = make_splits(dataset, config.data, config.forget, config.seed)
-    lowering = choose_lowering(config.model.convolution, jax.default_backend())
-    build = functools.partial(
-        build_model,
-        config.model,
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-        convolution=lowering,
+    lowering = choose_lowering(
+        config.model.convolution,
+        jax.default_backend(),
+        width=config.model.width,
+        image_size=max(dataset.image_shape[:2]),
+        dtype=config.model.compute_dtype,
     )
-    model = build()
-    # One object where both are the same, so that they share compiled programs.
-    query_model = model if config.model.compute_dtype == "float32" else build(compute_dtype="float32")
+    build = functools.partial(
+        build_model, config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape
+    )
+    model = build(convolution=lowering)
+    query_model = build(convolution=signal_lowering(lowering), compute_dtype="float32")
     setting = Setting(config, dataset, splits, lowering, model, query_model)
     _ = setting.nonmembers  # fails now rather than after training
     return setting

@@ -18,7 +18,7 @@ def build_model(
 ) -> Model:
     """The model that `config` names, for images of `image_shape` = (H, W, D) and `num_classes` classes.
 
-    `convolution` (`xla` or `patches`) and `compute_dtype` (`float32` or `bfloat16`) replace the config's
+    `convolution` (one of `mu_jax.ops.LOWERINGS`) and `compute_dtype` (`float32` or `bfloat16`) replace the config's
     where given: the shell resolves `auto` once and records it, and signals are read in float32 whatever
     training used.
     """
@@ -26,8 +26,8 @@ def build_model(
     compute_dtype = config.compute_dtype if compute_dtype is None else compute_dtype
     if convolution == "auto":
         raise InputError(
-            "The convolution is still 'auto', but building a model needs 'xla' or 'patches'; resolve it "
-            "first with mu_jax.ops.choose_lowering."
+            f"The convolution is still 'auto', but building a model needs one of {', '.join(LOWERINGS)}; resolve "
+            "it first with mu_jax.ops.choose_lowering."
         )
     _one_of("convolution", convolution, LOWERINGS)
     _one_of("compute_dtype", compute_dtype, ("float32", "bfloat16"))

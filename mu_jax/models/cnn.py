@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Float32
 
 from mu_jax.models.layers import Convolution, Linear, max_pool_2x2
 from mu_jax.models.model import Model, check_image_shape, from_module
+from mu_jax.ops import layout_of
 
 HIDDEN = 128
 """Units of the dense layer before the head."""
@@ -27,9 +28,10 @@ class SmallCNN(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "B H W D"], *, train: bool) -> Float32[Array, "B C"]:
         shared = {"padding": 1, "lowering": self.lowering, "dtype": self.dtype, "use_bias": True}
-        x = nn.relu(Convolution(self.width, 3, **shared, name="conv1")(images))
+        layout = layout_of(self.lowering)
+        x = nn.relu(Convolution(self.width, 3, **shared, name="conv1")(layout.arrange(images)))
         x = nn.relu(Convolution(2 * self.width, 3, **shared, name="conv2")(x))
-        x = max_pool_2x2(x)
+        x = layout.restore(max_pool_2x2(x))
         x = nn.relu(Linear(HIDDEN, dtype=self.dtype, name="hidden")(x.reshape(x.shape[0], -1)))
         return Linear(self.num_classes, name="head")(x)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from mu_jax.ops import conv
+from mu_jax.ops import conv, layout_of
 
 
 def he_normal_fan_out(key: PRNGKeyArray, shape: tuple[int, ...], dtype: Any) -> Float[Array, "h w D E"]:
@@ -32,8 +32,9 @@ def uniform_within(bound: float) -> Callable[..., Array]:
 class Convolution(nn.Module):
     """A `size`×`size` convolution, [B,H,W,D] → [B,H',W',features] in `dtype`; its `kernel` is HWIO.
 
-    `padding` pixels of zeros stand on every side, so H' = ⌊(H + 2·padding − size) / stride⌋ + 1. `lowering`
-    is `mu_jax.ops.conv`'s. There is no bias unless asked for, because batch-norm follows in most networks.
+    `padding` pixels of zeros stand on every side, so H' = ⌊(H + 2·padding − size) / stride⌋ + 1. `lowering` is
+    `mu_jax.ops.conv`'s, and images are in its layout (above: channels last); the parameters are the same for
+    all. There is no bias unless asked for, because batch-norm follows in most networks.
     """
 
     features: int
@@ -45,8 +46,9 @@ class Convolution(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W D"]) -> Float[Array, "B Ho Wo E"]:
-        kernel_shape = (self.size, self.size, x.shape[-1], self.features)
+    def __call__(self, x: Float[Array, "_ H W _"]) -> Float[Array, "_ Ho Wo _"]:
+        layout = layout_of(self.lowering)
+        kernel_shape = (self.size, self.size, x.shape[layout.channels], self.features)
         kernel = self.param("kernel", he_normal_fan_out, kernel_shape, jnp.float32)
         y = conv(
             x.astype(self.dtype),
@@ -56,7 +58,8 @@ class Convolution(nn.Module):
             lowering=self.lowering,
         )
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y += layout.spread(bias.astype(self.dtype))
         return y
 
 
@@ -75,8 +78,8 @@ class Linear(nn.Module):
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
-def batch_norm(*, train: bool, dtype: Any, name: str) -> nn.BatchNorm:
-    """Batch-norm over all but the channels: γ·(x − μ)/√(σ² + 1e-5) + β.
+def batch_norm(*, train: bool, lowering: str, dtype: Any, name: str) -> nn.BatchNorm:
+    """Batch-norm over all but the channels, which lie where `lowering` has them: γ·(x − μ)/√(σ² + 1e-5) + β.
 
     Running statistics become 0.9·old + 0.1·new; the new σ² is the batch's biased one, where PyTorch's is
     unbiased. Statistics are taken in float32 whatever `dtype`, and σ² in two passes: E[x²] − μ² cancels.
@@ -85,6 +88,7 @@ def batch_norm(*, train: bool, dtype: Any, name: str) -> nn.BatchNorm:
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,
+        axis=layout_of(lowering).channels,
         use_fast_variance=False,
         dtype=dtype,
         param_dtype=jnp.float32,
@@ -92,12 +96,12 @@ def batch_norm(*, train: bool, dtype: Any, name: str) -> nn.BatchNorm:
     )
 
 
-def max_pool_2x2(x: Float[Array, "B H W D"]) -> Float[Array, "B Ho Wo D"]:
-    """The largest of each 2×2 window, [B,⌊H/2⌋,⌊W/2⌋,D]; an odd last row or column is dropped.
+def max_pool_2x2(x: Float[Array, "_ H W _"]) -> Float[Array, "_ Ho Wo _"]:
+    """The largest of each 2×2 window, ⌊H/2⌋×⌊W/2⌋ in either layout; an odd last row or column is dropped.
 
     A reshape and a maximum rather than `reduce_window`, whose gradient is a select-and-scatter; where several
     pixels tie, they share the gradient.
     """
-    batch, height, width, channels = x.shape
+    first, height, width, last = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+    return x.reshape(first, height // 2, 2, width // 2, 2, last).max(axis=(2, 4))

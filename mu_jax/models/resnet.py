@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Float32
 
 from mu_jax.models.layers import Convolution, Linear, batch_norm
 from mu_jax.models.model import Model, check_image_shape, from_module
+from mu_jax.ops import layout_of
 
 STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
 """Of each stage: its channels as a multiple of `width`, and the stride of its first block."""
@@ -18,7 +19,7 @@ class BasicBlock(nn.Module):
 
     The shortcut is x itself, or a 1×1 convolution and batch-norm where the shape changes. `halve_shortcut`
     halves the sum in the latter case, as FastClip and AMUN do: two 1-Lipschitz branches then make a
-    1-Lipschitz block.
+    1-Lipschitz block. Images are in the layout of `lowering`.
     """
 
     features: int
@@ -28,16 +29,16 @@ class BasicBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W D"], *, train: bool) -> Float[Array, "B Ho Wo E"]:
+    def __call__(self, x: Float[Array, "_ H W _"], *, train: bool) -> Float[Array, "_ Ho Wo _"]:
         shared = {"lowering": self.lowering, "dtype": self.dtype}
-        norm = {"train": train, "dtype": self.dtype}
+        norm = {"train": train, **shared}
 
         branch = Convolution(self.features, 3, self.stride, 1, **shared, name="conv1")(x)
         branch = nn.relu(batch_norm(**norm, name="norm1")(branch))
         branch = Convolution(self.features, 3, 1, 1, **shared, name="conv2")(branch)
         branch = batch_norm(**norm, name="norm2")(branch)
 
-        if self.stride == 1 and x.shape[-1] == self.features:
+        if self.stride == 1 and x.shape == branch.shape:
             return nn.relu(branch + x)
         shortcut = Convolution(self.features, 1, self.stride, 0, **shared, name="shortcut")(x)
         shortcut = batch_norm(**norm, name="shortcut_norm")(shortcut)
@@ -60,21 +61,21 @@ class ResNet18(nn.Module):
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W D"], *, train: bool) -> Float32[Array, "B C"]:
-        x = Convolution(self.width, 3, 1, 1, lowering=self.lowering, dtype=self.dtype, name="stem")(images)
-        x = nn.relu(batch_norm(train=train, dtype=self.dtype, name="stem_norm")(x))
+        layout = layout_of(self.lowering)
+        shared = {"lowering": self.lowering, "dtype": self.dtype}
+        x = Convolution(self.width, 3, 1, 1, **shared, name="stem")(layout.arrange(images))
+        x = nn.relu(batch_norm(train=train, **shared, name="stem_norm")(x))
         for stage, (multiple, stride) in enumerate(STAGES, start=1):
             for block in range(2):
                 x = BasicBlock(
                     features=multiple * self.width,
                     stride=stride if block == 0 else 1,
                     halve_shortcut=self.halve_shortcut,
-                    lowering=self.lowering,
-                    dtype=self.dtype,
+                    **shared,
                     name=f"stage{stage}_block{block}",
                 )(x, train=train)
         # The mean and the head cost nothing, so they stay in float32 in bfloat16 models too.
-        pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-        return Linear(self.num_classes, name="head")(pooled)
+        return Linear(self.num_classes, name="head")(layout.mean_over_pixels(x))
 
 
 def resnet18_model(

@@ -1,5 +1,16 @@
-"""Kernels that the models stand on: one convolution, with the lowering chosen by backend."""
+"""Kernels that the models stand on: one convolution, its lowering and the layout that goes with it."""
 
-from mu_jax.ops.convolution import LOWERINGS, choose_lowering, conv
+from mu_jax.ops.choice import choose_lowering, signal_lowering
+from mu_jax.ops.convolution import LOWERINGS, conv, layout_of
+from mu_jax.ops.layout import BATCH_LAST, CHANNELS_LAST, Layout
 
-__all__ = ["LOWERINGS", "choose_lowering", "conv"]
+__all__ = [
+    "BATCH_LAST",
+    "CHANNELS_LAST",
+    "LOWERINGS",
+    "Layout",
+    "choose_lowering",
+    "conv",
+    "layout_of",
+    "signal_lowering",
+]

@@ -1,49 +1,63 @@
-"""Two-dimensional convolution behind one function, with two lowerings.
+"""Two-dimensional convolution behind one function, with three lowerings.
 
-`xla` is XLA's own convolution. `patches` cuts the image into the windows the kernel sees and multiplies them
-with the kernel as one matrix. On CPU the second is the one that survives a compiled loop (inside `fori_loop`,
-ResNet-18 of width 16 on 32×32 trains at 8 images/s with `xla` and at 170 with `patches`; 2 cores, JAX 0.10.2,
-batch 64) and `vmap` over models (XLA turns K kernels into one grouped convolution, where a matrix
-product only becomes a batched one).
+| lowering | how | layout |
+|---|---|---|
+| `xla` | XLA's own convolution | `CHANNELS_LAST` |
+| `patches` | the kernel as a matrix times every window that it sees | `BATCH_LAST` |
+| `winograd` | 3×3 of stride 1 by Winograd's transforms, all else as `patches` | `BATCH_LAST` |
+
+The last two are matrix products and copies alone, so they keep their speed inside a compiled loop and become
+batched products under `vmap` over models, where XLA's own convolution on CPU loses most of its speed in the first and
+becomes a grouped convolution in the second. `docs/performance.md` has the measurements.
 """
 
-import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from mu_jax.config import InputError
+from mu_jax.ops.layout import BATCH_LAST, CHANNELS_LAST, Layout
+from mu_jax.ops.patches import conv_by_patches
+from mu_jax.ops.windows import touching_taps
+from mu_jax.ops.winograd import TAPS, conv_by_winograd
 
-LOWERINGS = ("xla", "patches")
+LOWERINGS = ("xla", "patches", "winograd")
 
 
-def choose_lowering(setting: str, backend: str) -> str:
-    """The lowering for a backend (`cpu`, `gpu`, `tpu`): the setting itself, unless it is `auto`."""
-    if setting == "auto":
-        return "patches" if backend == "cpu" else "xla"
-    if setting not in LOWERINGS:
-        raise InputError(
-            f"The convolution lowering is {setting!r}, but expected auto, {' or '.join(LOWERINGS)}."
-        )
-    return setting
+def layout_of(lowering: str) -> Layout:
+    """The order of axes in which `conv` takes and gives images under this lowering."""
+    _check_lowering(lowering)
+    return CHANNELS_LAST if lowering == "xla" else BATCH_LAST
 
 
 def conv(
-    x: Float[Array, "B H W D"],
+    x: Float[Array, "_ H W _"],
     kernel: Float[Array, "h w D E"],
     *,
     stride: int = 1,
     padding: int = 0,
     lowering: str,
-) -> Float[Array, "B Ho Wo E"]:
+) -> Float[Array, "_ Ho Wo _"]:
     """Cross-correlation, as every deep-learning library calls convolution, with symmetric zero padding.
 
-    y[b,i,j,e] = Σ_{u,v,d} x[b, s·i+u−p, s·j+v−p, d] · kernel[u,v,d,e], with Ho = ⌊(H + 2p − h)/s⌋ + 1.
+    y[b,i,j,e] = Σ_{u,v,d} x[b, s·i+u−p, s·j+v−p, d] · kernel[u,v,d,e], with Ho = ⌊(H + 2p − h)/s⌋ + 1, written here
+    for [B,H,W,D]; `x` and the result are in `layout_of(lowering)`, the kernel is the same for all.
 
-    Equal to `lax.conv_general_dilated` in value and gradient, to rounding, for either lowering. `x` and `kernel`
-    share a dtype, which is also the result's.
+    Equal to `lax.conv_general_dilated` in value and derivatives of every order, to rounding, for every lowering.
+    `x` and `kernel` share a dtype, which is also the result's.
     """
-    height, width = kernel.shape[:2]
+    layout = layout_of(lowering)
+    height, width, depth, _ = kernel.shape
+    if stride < 1 or padding < 0:
+        raise InputError(f"stride is {stride} and padding {padding}, but expected at least 1 and at least 0.")
+    if x.dtype != kernel.dtype:
+        raise InputError(
+            f"The images are {x.dtype}, the kernel {kernel.dtype}, but expected one dtype; cast one."
+        )
+    if x.shape[layout.channels] != depth:
+        raise InputError(
+            f"The images have {x.shape[layout.channels]} channels, but the kernel expects {depth}; the lowering "
+            f"{lowering!r} has them on axis {layout.channels} (layout_of(lowering).arrange puts them there)."
+        )
     if min(x.shape[1] + 2 * padding - height, x.shape[2] + 2 * padding - width) < 0:
         raise InputError(
             f"An image of {x.shape[1]}×{x.shape[2]} with padding {padding} is smaller than the {height}×{width} "
@@ -57,21 +71,14 @@ def conv(
             padding=((padding, padding), (padding, padding)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    if lowering == "patches":
-        return _conv_by_patches(x, kernel, stride, padding)
-    raise InputError(f"The convolution lowering is {lowering!r}, but expected {' or '.join(LOWERINGS)}.")
+    rows = touching_taps(x.shape[1], height, stride, padding)
+    columns = touching_taps(x.shape[2], width, stride, padding)
+    # A 3×3 kernel of which some taps never meet the image is a smaller one, and cheaper as such.
+    if lowering == "winograd" and stride == 1 and height == width == rows.taps == columns.taps == TAPS:
+        return conv_by_winograd(x, kernel, padding)
+    return conv_by_patches(x, kernel, rows, columns, stride)
 
 
-def _conv_by_patches(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    height, width, depth, features = kernel.shape
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    rows = (x.shape[1] - height) // stride + 1
-    columns = (x.shape[2] - width) // stride + 1
-
-    def window(u: int, v: int) -> jax.Array:
-        stop = (x.shape[0], u + stride * (rows - 1) + 1, v + stride * (columns - 1) + 1, depth)
-        return lax.slice(x, (0, u, v, 0), stop, (1, stride, stride, 1))
-
-    # Plain slices and one product: their derivatives of every order and under every transform are JAX's own.
-    patches = jnp.concatenate([window(u, v) for u in range(height) for v in range(width)], axis=-1)
-    return patches @ kernel.reshape(height * width * depth, features)
+def _check_lowering(lowering: str) -> None:
+    if lowering not in LOWERINGS:
+        raise InputError(f"The convolution lowering is {lowering!r}, but expected {', '.join(LOWERINGS)}.")

@@ -6,19 +6,28 @@ import numpy as np
 import pytest
 
 from mu_jax.models.layers import Convolution, Linear, batch_norm, max_pool_2x2
+from mu_jax.ops import LOWERINGS, layout_of
+
+ONE_OF_EACH_LAYOUT = ("xla", "patches")
 
 
 def _normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("lowering", ["xla", "patches"])
+@pytest.mark.parametrize("lowering", LOWERINGS)
 @pytest.mark.parametrize(("size", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 2, 0)])
 def test_convolution_is_the_sum_over_windows(size, stride, padding, lowering):
-    layer = Convolution(4, size, stride, padding, lowering=lowering, use_bias=True)
+    layer, layout = (
+        Convolution(4, size, stride, padding, lowering=lowering, use_bias=True),
+        layout_of(lowering),
+    )
     images, bias = _normal(2, 6, 5, 3), _normal(4, seed=1)
-    kernel = layer.init(jax.random.key(0), jnp.asarray(images))["params"]["kernel"]
-    got = layer.apply({"params": {"kernel": kernel, "bias": jnp.asarray(bias)}}, jnp.asarray(images))
+    x = layout.arrange(jnp.asarray(images))
+    params = layer.init(jax.random.key(0), x)["params"]
+    assert jax.tree.map(jnp.shape, params) == {"kernel": (size, size, 3, 4), "bias": (4,)}
+    kernel = params["kernel"]
+    got = layout.restore(jax.jit(layer.apply)({"params": {"kernel": kernel, "bias": jnp.asarray(bias)}}, x))
 
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows = (6 + 2 * padding - size) // stride + 1
@@ -56,12 +65,18 @@ def test_linear_is_an_affine_map():
     np.testing.assert_array_equal(got, [[8.0, 18.0]])
 
 
-def test_batch_norm_by_hand():
+@pytest.mark.parametrize("lowering", ONE_OF_EACH_LAYOUT)
+def test_batch_norm_by_hand(lowering):
     images = jnp.asarray(_normal(4, 2, 2, 3) * 2 + 5)
-    norm = batch_norm(train=True, dtype=jnp.float32, name="norm")
+    layout, norm = (
+        layout_of(lowering),
+        batch_norm(train=True, lowering=lowering, dtype=jnp.float32, name="norm"),
+    )
     old = {"mean": jnp.array([1.0, 2.0, 3.0]), "var": jnp.array([4.0, 5.0, 6.0])}
     params = {"scale": jnp.array([1.0, 2.0, 3.0]), "bias": jnp.array([0.5, 0.0, -0.5])}
-    got, updated = norm.apply({"params": params, "batch_stats": old}, images, mutable=["batch_stats"])
+    variables = {"params": params, "batch_stats": old}
+    got, updated = norm.apply(variables, layout.arrange(images), mutable=["batch_stats"])
+    got = layout.restore(got)
 
     flat = np.asarray(images, np.float64).reshape(-1, 3)
     mean, variance = flat.mean(0), flat.var(0)
@@ -71,12 +86,14 @@ def test_batch_norm_by_hand():
     np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 * old["var"] + 0.1 * variance, rtol=1e-5)
 
 
-def test_batch_norm_takes_statistics_in_float32_whatever_the_compute_dtype():
+@pytest.mark.parametrize("lowering", ONE_OF_EACH_LAYOUT)
+def test_batch_norm_takes_statistics_in_float32_whatever_the_compute_dtype(lowering):
     # 4,096 values near 100: a sum in bfloat16 (8 bits) stalls far below their total, and so does E[x²] − μ².
     images = jnp.asarray(100 + _normal(16, 16, 16, 1), jnp.bfloat16)
-    norm = batch_norm(train=True, dtype=jnp.bfloat16, name="norm")
-    variables = norm.init(jax.random.key(0), images)
-    got, updated = norm.apply(variables, images, mutable=["batch_stats"])
+    norm = batch_norm(train=True, lowering=lowering, dtype=jnp.bfloat16, name="norm")
+    x = layout_of(lowering).arrange(images)
+    variables = norm.init(jax.random.key(0), x)
+    got, updated = norm.apply(variables, x, mutable=["batch_stats"])
     exact = np.asarray(images, np.float64)
     assert got.dtype == jnp.bfloat16
     assert updated["batch_stats"]["mean"].dtype == jnp.float32
@@ -85,12 +102,17 @@ def test_batch_norm_takes_statistics_in_float32_whatever_the_compute_dtype():
     np.testing.assert_allclose(np.asarray(got, np.float64).std(), 1, rtol=1e-2)
 
 
-def test_max_pool_drops_the_odd_row_and_column():
-    images = jnp.arange(15.0).reshape(1, 3, 5, 1)
-    np.testing.assert_array_equal(max_pool_2x2(images)[0, :, :, 0], [[6.0, 8.0]])
+@pytest.mark.parametrize("lowering", ONE_OF_EACH_LAYOUT)
+def test_max_pool_drops_the_odd_row_and_column(lowering):
+    layout = layout_of(lowering)
+    images = jnp.concatenate([jnp.arange(15.0).reshape(1, 3, 5, 1), jnp.ones((1, 3, 5, 1))])
+    got = layout.restore(max_pool_2x2(layout.arrange(images)))
+    np.testing.assert_array_equal(got[..., 0], [[[6.0, 8.0]], [[1.0, 1.0]]])
 
 
-def test_max_pool_sends_the_gradient_to_the_largest():
+@pytest.mark.parametrize("lowering", ONE_OF_EACH_LAYOUT)
+def test_max_pool_sends_the_gradient_to_the_largest(lowering):
+    layout = layout_of(lowering)
     images = jnp.array([[1.0, 4.0], [3.0, 2.0]]).reshape(1, 2, 2, 1)
-    gradient = jax.grad(lambda x: max_pool_2x2(x).sum())(images)
+    gradient = jax.grad(lambda x: max_pool_2x2(layout.arrange(x)).sum())(images)
     np.testing.assert_array_equal(gradient[0, :, :, 0], [[0.0, 1.0], [0.0, 0.0]])

@@ -13,10 +13,10 @@ from mu_jax.models import build_model
 from mu_jax.models.cnn import cnn_model
 from mu_jax.models.mlp import mlp_model
 from mu_jax.models.resnet import BasicBlock, resnet18_model
+from mu_jax.ops import LOWERINGS, layout_of
 
 GRAY = (8, 8, 1)
 ARCHITECTURES = ("resnet18", "cnn", "mlp")
-LOWERINGS = ("xla", "patches")
 LABELS = np.arange(6)
 QUICK = {"xla_backend_optimization_level": 0}
 """For ResNet-18: what is compiled runs a few times only, so halve the compilation instead."""
@@ -153,9 +153,10 @@ def test_cnn_and_mlp_equal_their_numpy_twins():
     ("name", "image_shape", "lowering"),
     [
         ("resnet18", GRAY, "patches"),
-        ("resnet18", (9, 12, 3), "xla"),
+        ("resnet18", (9, 12, 3), "winograd"),
         ("cnn", GRAY, "xla"),
         ("cnn", (9, 12, 3), "patches"),
+        ("cnn", (7, 5, 3), "winograd"),
         ("mlp", (9, 12, 3), "xla"),
     ],
 )
@@ -168,10 +169,20 @@ def test_logits_are_float32_of_the_right_shape(name, image_shape, lowering):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "cnn"])
-def test_both_lowerings_are_one_function(name):
+def test_all_lowerings_are_one_function(name):
     variables = _variables(_model(name))
-    xla, patches = (_compiled_step(name, lowering)(variables, _images()) for lowering in LOWERINGS)
-    _assert_trees_near_in_norm(patches, xla, 1e-3)
+    xla, *others = (_compiled_step(name, lowering)(variables, _images()) for lowering in LOWERINGS)
+    for other in others:
+        _assert_trees_near_in_norm(other, xla, 1e-3)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "cnn"])
+def test_all_lowerings_have_the_same_variables(name):
+    # So that a checkpoint, or what PyTorch trained, does not depend on the lowering.
+    xla, *others = (
+        jax.eval_shape(_model(name, lowering=lowering).init, jax.random.key(0)) for lowering in LOWERINGS
+    )
+    assert all(other == xla for other in others)
 
 
 @pytest.mark.parametrize("name", ["cnn", "mlp"])
@@ -182,9 +193,10 @@ def test_jit_equals_eager(name):
     _assert_trees_near_in_norm(_compiled_step(name, "patches")(variables, _images()), eager, 1e-4)
 
 
-def test_jit_equals_eager_on_a_resnet_block():
-    block = BasicBlock(8, 2, halve_shortcut=False, lowering="patches", dtype=jnp.float32)
-    images = _images(image_shape=(8, 8, 4))
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_jit_equals_eager_on_a_resnet_block(lowering):
+    block = BasicBlock(8, 2, halve_shortcut=False, lowering=lowering, dtype=jnp.float32)
+    images = layout_of(lowering).arrange(_images(image_shape=(8, 8, 4)))
     variables = block.init(jax.random.key(0), images, train=True)
     apply = functools.partial(block.apply, train=True, mutable=["batch_stats"])
     _assert_trees_near_in_norm(jax.jit(apply)(variables, images), apply(variables, images), 1e-5)
@@ -271,13 +283,13 @@ def test_halving_scales_the_sum_of_projected_blocks():
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_resnet_step_lowers_for_gpu_and_tpu(lowering):
+def test_resnet_step_exports_for_every_backend(lowering):
     model = _model("resnet18", lowering=lowering, dtype="bfloat16")
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((6, *GRAY), jnp.float32)
     step = jax.jit(lambda variables, images: _step(model, variables, images))
-    exported = jax.export.export(step, platforms=("cuda", "tpu"))(shapes, images)
-    assert exported.platforms == ("cuda", "tpu")
+    exported = jax.export.export(step, platforms=("cpu", "cuda", "tpu"))(shapes, images)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
 def test_the_overrides_replace_the_config():
@@ -296,7 +308,7 @@ def test_the_overrides_replace_the_config():
     ("changes", "message"),
     [
         ({"convolution": None}, "choose_lowering"),
-        ({"convolution": "winograd"}, "'winograd', but expected one of xla, patches"),
+        ({"convolution": "winograd_9"}, "'winograd_9', but expected one of xla, patches, winograd"),
         ({"compute_dtype": "float16"}, "'float16', but expected one of float32, bfloat16"),
         ({"num_classes": 1}, "num_classes is 1"),
         ({"image_shape": (7, 32, 3)}, "7×32 pixels, but ResNet-18 needs at least 8×8"),

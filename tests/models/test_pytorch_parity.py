@@ -91,7 +91,9 @@ def _like(model):
         (16, (32, 32, 3), True, "patches", ".safetensors"),
         (8, (8, 8, 1), False, "patches", ".pt"),
         (8, (8, 8, 1), True, "xla", ".safetensors"),
+        (8, (8, 8, 1), False, "winograd", ".pth"),
         (64, (32, 32, 3), False, "patches", ".safetensors"),
+        (64, (32, 32, 3), False, "winograd", ".safetensors"),
     ],
 )
 def test_evaluation_logits_agree(width, shape, halve, lowering, ending, tmp_path):
@@ -116,7 +118,13 @@ def test_evaluation_logits_agree(width, shape, halve, lowering, ending, tmp_path
 
 @pytest.mark.parametrize(
     ("width", "shape", "halve", "lowering"),
-    [(16, (32, 32, 3), False, "patches"), (8, (16, 16, 1), True, "xla")],
+    # Winograd on fewer pixels: of 32×32 images some pixel is so near zero that rounding takes it across a ReLU, whose
+    # gradient is then another one (by 4e-3; without such a pixel all lowerings differ from PyTorch by 1e-5 or less).
+    [
+        (16, (32, 32, 3), False, "patches"),
+        (8, (16, 16, 1), False, "winograd"),
+        (8, (16, 16, 1), True, "xla"),
+    ],
 )
 def test_training_gradients_and_statistics_agree(width, shape, halve, lowering):
     batch = 8

@@ -11,6 +11,7 @@ from mu_jax.config import DataConfig, InputError, ModelConfig, OptimizationConfi
 from mu_jax.models import build_model
 from mu_jax.models.layers import Convolution, Linear, batch_norm
 from mu_jax.models.model import from_module
+from mu_jax.ops import layout_of
 from mu_jax.training.checkpoints import Checkpoints
 from mu_jax.training.chunk import Examples, label_targets
 from mu_jax.training.loop import DivergenceError, TrainingRun, train
@@ -28,9 +29,10 @@ class SmallNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train):
-        x = Convolution(8, 3, 1, 1, lowering="patches", name="conv")(images)
-        x = nn.relu(batch_norm(train=train, dtype=jnp.float32, name="norm")(x))
-        return Linear(CLASSES, name="head")(x[:, ::2, ::2].reshape(len(x), -1))
+        layout = layout_of("patches")
+        x = Convolution(8, 3, 1, 1, lowering="patches", name="conv")(layout.arrange(images))
+        x = nn.relu(batch_norm(train=train, lowering="patches", dtype=jnp.float32, name="norm")(x))
+        return Linear(CLASSES, name="head")(layout.restore(x)[:, ::2, ::2].reshape(len(images), -1))
 
 
 @pytest.fixture(scope="module", name="model")
