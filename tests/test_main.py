@@ -89,7 +89,12 @@ def test_ctrl_c_is_one_sentence_and_the_run_goes_on_later(tmp_path):
         "--config.train.epochs=400",
         f"--workdir={tmp_path / 'run'}",
     )
-    process = subprocess.Popen(command(*options), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # A job in the background (`nohup`, a CI runner) may ignore SIGINT, and its children inherit that.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command(*options), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     while process.poll() is None and not (tmp_path / "run" / "checkpoints" / "original").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
