@@ -137,7 +137,7 @@ class OptimizationConfig:
     decay_norm_and_bias: bool = True
     """Whether batch-norm's scales and biases, and all other biases, decay as well (PyTorch's default is yes)."""
     schedule: str = "cosine"
-    """`constant`, `step` or `cosine`."""
+    """`constant`, `step`, `cosine` (to zero) or `fixmatch` (η·cos(7πt/16T), which LiRA's public code uses)."""
     warmup_epochs: float = 0.0
     """Linear rise of the learning rate from 0."""
     step_epochs: float = 40.0
@@ -159,7 +159,7 @@ class OptimizationConfig:
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a positive number")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "a value in [0, 1)")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or a positive number")
-        _one_of("schedule", self.schedule, ("constant", "step", "cosine"))
+        _one_of("schedule", self.schedule, ("constant", "step", "cosine", "fixmatch"))
         _require(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "0 or a positive number")
         _require(self.step_epochs > 0, "step_epochs", self.step_epochs, "a positive number")
         _require(self.step_factor > 0, "step_factor", self.step_factor, "a positive number")
@@ -232,7 +232,106 @@ class UnlearningComparison:
         _require(0 <= self.seed < 2**31, "seed", self.seed, "a number in [0, 2³¹)")
 
 
-EXPERIMENTS: Mapping[str, type] = types.MappingProxyType({"unlearning_comparison": UnlearningComparison})
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """How many shadow models, who is a member of which, and how they lie on the devices."""
+
+    models: int = 64
+    """K. A finished pool grows when the same command is given again with more."""
+    membership: str = "half"
+    """`half`: each example in exactly half of the models, drawn example by example; `pairs`: models 2j and 2j+1
+    are complementary halves; `file`: as `membership_file` says."""
+    membership_file: str = ""
+    """`file` only: a `.npy` file bool[K,M] of the M candidates, in the order of the data."""
+    candidates: str = "train+test"
+    """Which examples may be members: `train`, or `train+test`, training examples first. Those set aside by
+    `data.validation_fraction` are none."""
+    mapping: str = "auto"
+    """How the models of a group advance: `auto` (the fastest measured), `map`, `vmap` or `one` on one device, or
+    `pmap_map`, `pmap_vmap` or `pmap_one` on all of this process's. Changes bits, as the next two do."""
+    devices: int = 0
+    """Devices a process uses; 0 leaves it to the mapping. On a CPU they are virtual, one a core."""
+    models_per_device: int = 0
+    """Models of a group on each device; 0 chooses by the length of a run and the memory there is."""
+    memory_gib: float = 0.0
+    """Memory that a device may use, in GiB; 0 takes what is free."""
+    keep_models: bool = False
+    """Keep each model's weights (`checkpoints/`); else only its signals are."""
+
+    def __post_init__(self) -> None:
+        _require(self.models >= 2, "sweep.models", self.models, "at least 2")
+        _one_of("sweep.membership", self.membership, ("half", "pairs", "file"))
+        _require(
+            bool(self.membership_file) == (self.membership == "file"),
+            "sweep.membership_file",
+            self.membership_file,
+            "a .npy file with --config.sweep.membership=file" if self.membership == "file" else
+            f"none with the membership {self.membership!r}",
+        )
+        _one_of("sweep.candidates", self.candidates, ("train", "train+test"))
+        _one_of(
+            "sweep.mapping",
+            self.mapping,
+            ("auto", "map", "vmap", "one", "pmap_map", "pmap_vmap", "pmap_one"),
+        )
+        _require(self.devices >= 0, "sweep.devices", self.devices, "0 (by the mapping) or a positive number")
+        _require(
+            self.models_per_device >= 0,
+            "sweep.models_per_device",
+            self.models_per_device,
+            "0 (chosen) or a positive number",
+        )
+        _require(self.memory_gib >= 0, "sweep.memory_gib", self.memory_gib, "0 (what is free) or GiB")
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryConfig:
+    """Under which views of each image signals are read. The first view is the image as it is."""
+
+    flip: bool = True
+    """Read the mirrored image too."""
+    shift: int = 0
+    """Read the image moved by up to so many pixels, each way; what enters is black."""
+    stride: int = 1
+    """Pixels from one shift to the next; it divides `shift`. Flip, shift 4 and stride 4 make 18 views."""
+    logits: bool = False
+    """Store all logits too, not only the true class's margin and probability."""
+    batch: int = 500
+    """Images in one forward pass."""
+
+    def __post_init__(self) -> None:
+        _require(self.shift >= 0, "query.shift", self.shift, "0 or a number of pixels")
+        _require(
+            self.stride >= 1 and self.shift % self.stride == 0,
+            "query.stride",
+            self.stride,
+            f"a positive divisor of query.shift, which is {self.shift}",
+        )
+        _require(self.batch >= 1, "query.batch", self.batch, "a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class ShadowSweep:
+    """Train many shadow models on halves of the data, many at once, and store their signals on all examples."""
+
+    experiment: str = "shadow_sweep"
+    seed: int = 0
+    """Draws the membership, initial weights, batches and augmentation."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: OptimizationConfig = OptimizationConfig()
+    """Each shadow model."""
+    sweep: SweepConfig = SweepConfig()
+    query: QueryConfig = QueryConfig()
+    loop: LoopConfig = LoopConfig()
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", self.seed, "a number in [0, 2³¹)")
+
+
+EXPERIMENTS: Mapping[str, type] = types.MappingProxyType(
+    {"unlearning_comparison": UnlearningComparison, "shadow_sweep": ShadowSweep}
+)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

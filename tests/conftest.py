@@ -3,7 +3,11 @@
 import importlib
 import os
 
+import jax
 import pytest
+
+# Before any backend starts: models are split over devices, and one CPU can show several.
+jax.config.update("jax_num_cpu_devices", 2)
 
 # Set by `scripts/test.sh --with-torch`: there a parity test that skips is a failure, not a gap that nobody sees.
 NOTHING_LEFT_OUT = os.environ.get("MU_JAX_NOTHING_LEFT_OUT") == "1"

@@ -92,7 +92,7 @@ def make_splits(dataset: Dataset, data_config: DataConfig, forget_config: Forget
     listed = (
         _read_indices(Path(forget_config.indices).expanduser(), n_train) if forget_config.indices else None
     )
-    validation = _draw_validation(n_train, data_config.validation_fraction, listed, seed)
+    validation = draw_validation(n_train, data_config.validation_fraction, listed, seed)
     remaining = np.setdiff1d(np.arange(n_train), validation)
     if listed is not None:
         forget = listed
@@ -117,9 +117,13 @@ def _nearest(value: float) -> int:
     return int(np.floor(value + 0.5))
 
 
-def _draw_validation(
+def draw_validation(
     n_train: int, fraction: float, listed: Int64[np.ndarray, "_"] | None, seed: int
 ) -> Int64[np.ndarray, "_"]:
+    """Sorted positions of the training examples set aside for validation, none of them `listed`; for fraction 0, none.
+
+    InputError where none would be left.
+    """
     candidates = np.arange(n_train)
     if fraction == 0:
         return candidates[:0]

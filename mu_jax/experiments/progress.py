@@ -2,33 +2,39 @@
 
 import sys
 import time
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from mu_jax.training.loop import ChunkReport
 
+# `typing.Self` in a method is refused by the type checker that tests run under.
+_Kind = TypeVar("_Kind", bound="LiveProgress")
 
-class TrainingProgress:
-    """Shows one model after another; use it in a `with` block."""
+
+class LiveProgress:
+    """The bar and the lines that all kinds of progress share; use it in a `with` block.
+
+    A kind names its bar's columns, and writes lines where `self._bar` is None.
+    """
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(file=sys.stderr)
         self._bar: Progress | None = None
         self._task = None
-        self._name = ""
         self._last_line = 0.0
 
-    def __enter__(self) -> "TrainingProgress":
+    def __enter__(self: _Kind) -> _Kind:
         if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description:<14}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[detail]}"),
-                TimeRemainingColumn(),
-                console=self._console,
-            )
+            self._bar = Progress(*self._columns(), console=self._console)
             self._bar.start()
         return self
 
@@ -39,6 +45,34 @@ class TrainingProgress:
     def say(self, message: str) -> None:
         """One line that stays."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def _columns(self) -> tuple[ProgressColumn, ...]:
+        raise NotImplementedError
+
+    def _line_is_due(self, always: bool = False) -> bool:
+        """Whether to write a line now; logs are for reading, so at most one every five seconds."""
+        now = time.monotonic()
+        if not always and now - self._last_line <= 5:
+            return False
+        self._last_line = now
+        return True
+
+
+class TrainingProgress(LiveProgress):
+    """Shows one model after another."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console)
+        self._name = ""
+
+    def _columns(self) -> tuple[ProgressColumn, ...]:
+        return (
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+        )
 
     def start(self, name: str, steps: int, done: int) -> None:
         """A model begins, or goes on from step `done`."""
@@ -62,9 +96,6 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.update(self._task, completed=report.step, detail=detail)
             return
-        # Logs are for reading: at most a line every five seconds, and always the last.
-        now = time.monotonic()
-        if report.step == report.steps or now - self._last_line > 5:
-            self._last_line = now
+        if self._line_is_due(always=report.step == report.steps):
             left = (report.steps - report.step) * report.seconds / max(report.steps_done, 1)
             self.say(f"{self._name}: step {report.step}/{report.steps}  {detail}  {left:.0f} s left")

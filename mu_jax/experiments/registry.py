@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from mu_jax.evaluation.report import comparison_table
+from mu_jax.experiments.sweep_table import Summary, sweep_summary
+
+# What each experiment shows; those that are not here compare models.
+_SUMMARIES = {"shadow_sweep": sweep_summary}
 
 
 def launch(config: Any, workdir: pathlib.Path, overrides: Mapping[str, Any]) -> None:
@@ -23,23 +28,24 @@ def launch(config: Any, workdir: pathlib.Path, overrides: Mapping[str, Any]) -> 
 def print_results(
     results: Mapping[str, Any], workdir: pathlib.Path, done_before: bool, console: Console | None = None
 ) -> None:
-    """The table of models, and where the report lies."""
+    """The experiment's table and lines, and where the report lies."""
     console = console or Console()
     # Paths and names are the user's: square brackets in them are no markup.
     plain = {"markup": False, "highlight": False, "soft_wrap": True}
     if not console.is_terminal:
         console.width = 120
     if done_before:
-        console.print(
-            f"This run is done already; its results stand in {workdir}.", highlight=False, soft_wrap=True
-        )
-    header, rows = comparison_table(dict(results), compact=True)
+        console.print(f"This run is done already; its results stand in {workdir}.", **plain)
+    summary = _SUMMARIES.get(results.get("experiment", ""), _comparison_summary)
+    title, (header, rows), lines = summary(results, workdir)
     narrow = console.width < 120
     table = Table(
-        title=escape(f"{results['data']['name']}: {results['data']['forget']} examples forgotten"),
+        title=escape(title),
         # A narrow terminal folds cells between words; frames would take the room that the words need.
         box=box.SIMPLE_HEAD if narrow else box.HEAVY_HEAD,
         padding=(0, 0) if narrow else (0, 1),
+        # The title folds at the table's width.
+        min_width=min(cell_len(title), console.width),
     )
     for i, name in enumerate(header):
         words = [word for row in [header, *rows] for word in row[i].split()]
@@ -53,4 +59,10 @@ def print_results(
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
-    console.print(f"report: {workdir / 'report.html'}", **plain)
+    for line in [*lines, f"report: {workdir / 'report.html'}"]:
+        console.print(line, **plain)
+
+
+def _comparison_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
+    title = f"{results['data']['name']}: {results['data']['forget']} examples forgotten"
+    return title, comparison_table(results, compact=True), []

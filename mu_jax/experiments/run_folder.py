@@ -6,7 +6,8 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -24,13 +25,27 @@ _LEFTOVERS = (
     ".metrics.jsonl.*",
     ".report.html.*",
 )
+# Longer than the first process takes to read data and compile.
+_WAIT_SECONDS = 1800.0
+_POLL_SECONDS = 0.2
 _PACKAGES = ("mu-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
 
 
-def finished_results(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+Comparable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""From a config to what of it a folder must share with the run that continues it."""
+
+
+def _whole(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return config
+
+
+def finished_results(
+    workdir: pathlib.Path, config: Mapping[str, Any], comparable: Comparable = _whole
+) -> dict[str, Any] | None:
     """The results of a finished run of this config, or None where there is work to do.
 
-    A folder made by another config is an InputError that names the first key that differs. Nothing is written.
+    A folder made by another config is an InputError that names the first key that differs; `comparable` leaves out
+    what may grow from run to run. Nothing is written.
     """
     try:
         if not workdir.exists():
@@ -50,7 +65,7 @@ def finished_results(workdir: pathlib.Path, config: Mapping[str, Any]) -> dict[s
                 f"--workdir {workdir} is not empty and holds no config.json; choose a new or empty folder."
             )
         return None
-    difference = first_difference(saved["config"], config)
+    difference = first_difference(comparable(saved["config"]), comparable(config))
     if difference:
         raise InputError(
             f"{workdir} holds a run of another config: {difference}; choose another --workdir, or set it back."
@@ -79,7 +94,10 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 class RunFolder:
-    """An open run folder, locked against a second run; use it in a `with` block."""
+    """An open run folder, locked against a second run; use it in a `with` block.
+
+    Several processes of one run share it: the first one writes `config.json`, the others wait until it is theirs.
+    """
 
     def __init__(
         self,
@@ -88,21 +106,27 @@ class RunFolder:
         *,
         inputs: Mapping[str, str],
         overrides: Mapping[str, Any],
+        comparable: Comparable = _whole,
+        process: int = 0,
     ) -> None:
         """`inputs` are fingerprints of what was read, and the lowering and backend: a resumed run must have the same.
 
-        `overrides` (what flags changed) are recorded and never compared.
+        `overrides` (what flags changed) are recorded and never compared. Where `comparable` lets two configs differ,
+        the new one takes the old one's place, and the results that stood there are removed.
         """
         self.path = pathlib.Path(workdir).absolute()
         self._config, self._inputs = dict(config), dict(inputs)
-        self._overrides = dict(overrides)
+        self._overrides, self._comparable = dict(overrides), comparable
+        self._process = process
         self.changed_versions: tuple[str, ...] = ()
         """Packages whose version is not the one that began this run: its bits may differ from an undisturbed run's."""
 
     def __enter__(self) -> "RunFolder":
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "w")  # held open for the whole run
+            # A lock a process: each keeps out a second one of its own number.
+            name = ".lock" if self._process == 0 else f".lock.process_{self._process}"
+            self._lock = open(self.path / name, "w")  # held open for the whole run
         except OSError as error:
             raise InputError(
                 f"--workdir {self.path} cannot be written ({error.strerror}); choose a folder you may write to."
@@ -121,7 +145,7 @@ class RunFolder:
                 f"--workdir {self.path} cannot be locked ({error.strerror}); choose a folder on a local disk."
             ) from None
         try:
-            self._open()
+            self._open() if self._process == 0 else self._join()
         except BaseException:
             self._lock.close()
             raise
@@ -135,20 +159,34 @@ class RunFolder:
             for path in self.path.glob(pattern):
                 path.unlink()
         saved = read_config(self.path)
-        if saved is None:
-            write_json(
-                self.path / "config.json",
-                {
-                    "config": self._config,
-                    "inputs": self._inputs,
-                    "overrides": self._overrides,
-                    "versions": versions(),
-                    "git": git_revision(),
-                    "devices": [f"{device.platform}: {device.device_kind}" for device in jax.local_devices()],
-                },
-            )
-            return
-        difference = first_difference(saved["config"], self._config)
+        if saved is not None:
+            self._compare(saved)
+            if saved["config"] == self._config:
+                return
+            # Gone before the new config stands there: a kill in between leaves an unfinished run, not a false result.
+            (self.path / "results.json").unlink(missing_ok=True)
+        write_json(
+            self.path / "config.json",
+            {
+                "config": self._config,
+                "inputs": self._inputs,
+                "overrides": self._overrides,
+                "versions": versions(),
+                "git": git_revision(),
+                "devices": [f"{device.platform}: {device.device_kind}" for device in jax.local_devices()],
+            },
+        )
+
+    def _join(self) -> None:
+        """Wait for the first process, which may refuse the folder or still be growing it."""
+        self.wait_for(
+            lambda: (saved := read_config(self.path)) is not None and saved["config"] == self._config,
+            "config.json from the first process",
+        )
+        self._compare(read_config(self.path))
+
+    def _compare(self, saved: Mapping[str, Any]) -> None:
+        difference = first_difference(self._comparable(saved["config"]), self._comparable(self._config))
         if not difference:
             difference = first_difference(saved["inputs"], self._inputs)
         if difference:
@@ -158,35 +196,63 @@ class RunFolder:
         now = versions()
         self.changed_versions = tuple(name for name in now if saved["versions"].get(name) != now[name])
 
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float | None = _WAIT_SECONDS) -> None:
+        """Return when `condition()` holds, asking again and again; InputError after `seconds` (None: never).
+
+        Processes meet in files alone: a barrier of the devices would time out while another one still trains.
+        """
+        began = time.monotonic()
+        while not condition():
+            if seconds is not None and time.monotonic() - began > seconds:
+                raise InputError(
+                    f"Process {self._process} waited {seconds:.0f} seconds in {self.path} for {what}; start all "
+                    "processes with the same command, on a folder that they share."
+                )
+            time.sleep(_POLL_SECONDS)
+
     def checkpoints(self, model: str) -> Checkpoints:
         """Where a model's checkpoints live."""
         return Checkpoints(self.path / "checkpoints" / model)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; a last line cut short by a kill is not one."""
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
-        try:
-            return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-        except ValueError as error:
-            raise InputError(
-                f"{path} is damaged ({error}); remove its bad line, or choose another --workdir."
-            ) from None
+        """All lines of metrics.jsonl, and of other processes' files; a last line cut short by a kill is not one."""
+        others = sorted(self.path.glob("metrics.process_*.jsonl"))
+        return [line for path in (self.path / "metrics.jsonl", *others) for line in _lines(path)]
 
     def cut_metrics(self, model: str, step: int) -> list[dict[str, Any]]:
         """Drop a model's lines beyond `step`, the checkpoint that its training resumes from; the lines left of it."""
-        kept = [line for line in self.metrics() if line["model"] != model or line["step"] <= step]
-        path = self.path / "metrics.jsonl"
-        partial = path.with_name(".metrics.jsonl.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, path)
+        kept = self.keep_metrics(lambda line: line["model"] != model or line["step"] <= step)
         return [line for line in kept if line["model"] == model]
+
+    def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Drop this process's lines that are not to be kept; those that are."""
+        kept = [line for line in _lines(self._metrics_file) if keep(line)]
+        partial = self._metrics_file.with_name(f".{self._metrics_file.name}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, self._metrics_file)
+        return kept
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line, in one write."""
-        with open(self.path / "metrics.jsonl", "a") as file:
+        with open(self._metrics_file, "a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    @property
+    def _metrics_file(self) -> pathlib.Path:
+        # Not one file for all: appending is atomic on few network file systems.
+        name = f"metrics.process_{self._process}.jsonl" if self._process else "metrics.jsonl"
+        return self.path / name
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    except ValueError as error:
+        raise InputError(
+            f"{path} is damaged ({error}); remove its bad line, or choose another --workdir."
+        ) from None
 
 
 def versions() -> dict[str, str]:

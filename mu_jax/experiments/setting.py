@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mu_jax.config import InputError, UnlearningComparison
+from mu_jax.config import DataConfig, InputError, ModelConfig, UnlearningComparison
 from mu_jax.data.dataset import Dataset
 from mu_jax.data.sources import load_dataset
 from mu_jax.data.splits import Splits, make_splits
@@ -59,15 +59,7 @@ class Setting:
 
 def prepare(config: UnlearningComparison) -> Setting:
     """Read and check everything that the config points at; writes nothing."""
-    dataset = load_dataset(config.data, config.seed)
-    channels = dataset.image_shape[-1]
-    for key in ("mean", "std"):
-        values = getattr(config.data, key)
-        if len(values) not in (1, channels):
-            raise InputError(
-                f"data.{key} has {len(values)} values, but the images have {channels} channels; give one value, or "
-                "one a channel."
-            )
+    dataset = read_data(config.data, config.seed)
     splits = make_splits(dataset, config.data, config.forget, config.seed)
     lowering = choose_lowering(
         config.model.convolution,
@@ -76,11 +68,28 @@ def prepare(config: UnlearningComparison) -> Setting:
         image_size=max(dataset.image_shape[:2]),
         dtype=config.model.compute_dtype,
     )
-    build = functools.partial(
-        build_model, config.model, num_classes=dataset.num_classes, image_shape=dataset.image_shape
-    )
-    model = build(convolution=lowering)
-    query_model = build(convolution=signal_lowering(lowering), compute_dtype="float32")
-    setting = Setting(config, dataset, splits, lowering, model, query_model)
+    setting = Setting(config, dataset, splits, lowering, *build_models(config.model, dataset, lowering))
     _ = setting.nonmembers  # fails now rather than after training
     return setting
+
+
+def read_data(config: DataConfig, seed: int) -> Dataset:
+    """The dataset, with constants of normalisation that fit its channels."""
+    dataset = load_dataset(config, seed)
+    channels = dataset.image_shape[-1]
+    for key in ("mean", "std"):
+        values = getattr(config, key)
+        if len(values) not in (1, channels):
+            raise InputError(
+                f"data.{key} has {len(values)} values, but the images have {channels} channels; give one value, or "
+                "one a channel."
+            )
+    return dataset
+
+
+def build_models(config: ModelConfig, dataset: Dataset, lowering: str) -> tuple[Model, Model]:
+    """(the network that trains, the same one computing in float32, for signals)."""
+    build = functools.partial(
+        build_model, config, num_classes=dataset.num_classes, image_shape=dataset.image_shape
+    )
+    return build(convolution=lowering), build(convolution=signal_lowering(lowering), compute_dtype="float32")

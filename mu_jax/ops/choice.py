@@ -1,4 +1,4 @@
-"""Which lowering a convolution gets: the fastest of a measured table, `choices.json` beside this file.
+"""Which lowering a convolution gets, and how several models advance: the fastest of the table `choices.json` beside this.
 
 `scripts/bench_ops.py --write-table` measures its rows, with `--lowerings=all` or those worth comparing.
 """
@@ -12,6 +12,8 @@ from typing import Any
 
 from mu_jax.config import InputError
 from mu_jax.ops.convolution import LOWERINGS
+
+MAPPINGS = ("one", "map", "vmap", "pmap_one", "pmap_map", "pmap_vmap")
 
 TABLE = pathlib.Path(__file__).with_name("choices.json")
 """Rows of `backend`, `width`, `image_size`, `models`, `in_loop`, `dtype`, `lowering` (the fastest), `mapping` (over the
@@ -34,14 +36,16 @@ def choose_lowering(
     models: int = 1,
     in_loop: bool = True,
     dtype: str = "float32",
+    mapping: str | None = None,
 ) -> str:
     """The setting itself, unless it is `auto`: then that of the backend's nearest measured entry.
 
     `backend` is `cpu`, `gpu` or `tpu`; `width` the channels of the model's first stage, `image_size` the side in
     pixels, `models` how many are trained together, `in_loop` whether the step runs inside a compiled loop. The
     distance is Σ |log2 ratio| over the sizes given, plus constants where the loop or the dtype differs, or where one
-    of the two has one model and the other several. A backend without entries gets `xla` for one model and `patches`
-    for several, whose `xla` would be a grouped convolution. InputError for an unknown setting.
+    of the two has one model and the other several. A backend without entries gets `xla`, but `patches` for several
+    models advanced together (a `mapping` that ends in `vmap`, or none given), whose `xla` would be a grouped
+    convolution. InputError for an unknown setting.
     """
     if setting != "auto":
         if setting not in LOWERINGS:
@@ -52,9 +56,40 @@ def choose_lowering(
         return setting
     rows = [row for row in measured_rows() if row["backend"] == backend]
     if not rows:
-        return "xla" if models == 1 else "patches"
+        together = models > 1 and (mapping is None or mapping.endswith("vmap"))
+        return "patches" if together else "xla"
     sizes = {"width": width, "image_size": image_size, "models": models}
     return min(rows, key=lambda row: _distance(row, sizes, in_loop, dtype))["lowering"]
+
+
+def choose_mapping(
+    setting: str,
+    backend: str,
+    *,
+    width: int | None = None,
+    image_size: int | None = None,
+    models: int = 1,
+    dtype: str = "float32",
+) -> str:
+    """How `models` models advance together: the setting itself, unless it is `auto`, as in `choose_lowering`.
+
+    `map`, `vmap` or `one` (`mu_jax.training.parallel` says what they mean), with `pmap_` before it where the models
+    are first split over all devices of the process; a CPU's devices are virtual, one a core. A backend without entries
+    gets `pmap_map`: published timings of small networks on GPUs have `lax.map` ahead of `vmap`
+    (github.com/jax-ml/jax/issues/26568).
+    """
+    if setting != "auto":
+        if setting not in MAPPINGS:
+            raise InputError(
+                f"The mapping over models is {setting!r}, but expected one of auto, {', '.join(MAPPINGS)}; change it "
+                "with --config.sweep.mapping=VALUE."
+            )
+        return setting
+    rows = [row for row in measured_rows() if row["backend"] == backend and row["models"] > 1]
+    if not rows:
+        return "pmap_map"
+    sizes = {"width": width, "image_size": image_size, "models": max(models, 2)}
+    return min(rows, key=lambda row: _distance(row, sizes, True, dtype))["mapping"]
 
 
 def signal_lowering(lowering: str) -> str:

@@ -43,7 +43,8 @@ class Checkpoints:
         # is complete: Orbax alone would leave its folders under a temporary name of its own for a moment longer.
         with _no_interrupt():
             try:
-                ocp.save(partial, jax.tree.map(np.asarray, _as_dict(state)))
+                with _of_this_process():
+                    ocp.save(partial, jax.tree.map(np.asarray, _as_dict(state)))
                 partial.rename(final)
             except Exception as error:  # Orbax raises whatever its storage layers raise
                 raise InputError(
@@ -58,7 +59,8 @@ class Checkpoints:
         leaves, structure = jax.tree.flatten(like)
         wanted = _as_dict(jax.tree.unflatten(structure, [np.empty(a.shape, a.dtype) for a in leaves]))
         try:
-            saved = ocp.load(self._path(step), wanted)
+            with _of_this_process():
+                saved = ocp.load(self._path(step), wanted)
         except Exception as error:  # Orbax raises whatever its storage layers raise
             raise InputError(
                 f"The checkpoint {self._path(step)} cannot be read ({_reason(error)}); delete this folder to train "
@@ -68,6 +70,18 @@ class Checkpoints:
 
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / f"step_{step:09d}"
+
+
+def _of_this_process() -> contextlib.AbstractContextManager:
+    """Orbax's setting by which a process reads and writes alone, where it would wait for all others."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    me = jax.process_index()
+    return ocp.Context(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+        )
+    )
 
 
 def _reason(error: Exception) -> str:

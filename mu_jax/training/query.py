@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Float32, Shaped, UInt8
 
 from mu_jax.data.augmentation import normalize
 from mu_jax.models import Model
@@ -21,22 +22,47 @@ def make_query(
 ) -> Callable[[PyTree, UInt8[Array, "N H W D"]], Float[Array, "N C"]]:
     """`query(variables, images uint8[N,H,W,D]) -> logits float32[N,C]`, compiled.
 
-    `model` must compute in float32 (build it so, also where training ran in bfloat16): matrix products run at the
-    highest precision, because attacks read differences of logits that TensorFloat-32 would round away.
+    `model` must compute in float32 (build it so, also where training ran in bfloat16).
     """
 
     @jax.jit
     def query(variables: PyTree, images: UInt8[Array, "N H W D"]) -> Float[Array, "N C"]:
-        def logits(batch: Array) -> Array:
-            with jax.default_matmul_precision("highest"):
-                return model.apply(variables, normalize(batch, mean, std), train=False)[0]
-
-        number = images.shape[0]
-        size = min(batch_size, number)
-        blocks = -(-number // size)
-        # In eval mode images do not meet, so the fill changes no other image's logits.
-        filled = jnp.pad(images, ((0, blocks * size - number), (0, 0), (0, 0), (0, 0)))
-        batched = lax.map(logits, filled.reshape(blocks, size, *images.shape[1:]))
-        return batched.reshape(blocks * size, -1)[:number]
+        return map_blocks(lambda block: logits_of(model, variables, block, mean, std), batch_size, images)
 
     return query
+
+
+def logits_of(
+    model: Model,
+    variables: PyTree,
+    images: UInt8[Array, "B H W D"],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> Float32[Array, "B C"]:
+    """Logits of one block of images; `model` must compute in float32.
+
+    Matrix products run at the highest precision, because attacks read differences of logits that TensorFloat-32
+    would round away.
+    """
+    with jax.default_matmul_precision("highest"):
+        return model.apply(variables, normalize(images, mean, std), train=False)[0]
+
+
+def map_blocks(
+    function: Callable[..., PyTree], batch_size: int, *arrays: Shaped[Array | np.ndarray, "N ..."]
+) -> PyTree:
+    """`function(*arrays)` for a function of examples that do not meet, at most `batch_size` examples at a time.
+
+    Arrays and results have the examples on their first axis. The last block is filled up with zeros, whose
+    results are cut off.
+    """
+    number = arrays[0].shape[0]
+    size = min(batch_size, number)
+    blocks = -(-number // size)
+
+    def cut(array: Array | np.ndarray) -> Array:
+        filled = jnp.pad(array, ((0, blocks * size - number), *((0, 0),) * (array.ndim - 1)))
+        return filled.reshape(blocks, size, *array.shape[1:])
+
+    results = lax.map(lambda block: function(*block), tuple(cut(array) for array in arrays))
+    return jax.tree.map(lambda result: result.reshape(blocks * size, *result.shape[2:])[:number], results)

@@ -23,7 +23,8 @@ def learning_rates(
     """The learning rates of steps first … first + count − 1.
 
     With t in epochs and T = `epochs`: constant η; step η·factor^⌊t / step_epochs⌋; cosine η·½(1 + cos(π t / T))
-    (Loshchilov & Hutter 2017, without restarts), where warm-up takes t and T from its own end. During warm-up the
+    (Loshchilov & Hutter 2017, without restarts); fixmatch η·cos(7π t / 16 T) (Sohn et al. 2020). In both, warm-up takes
+    t and T from its own end. During warm-up the
     rate rises linearly and reaches η at the first step after it.
     """
     epoch = (first + np.arange(count)) * config.batch_size / examples
@@ -36,7 +37,9 @@ def learning_rates(
         factor = config.step_factor ** np.floor(after / config.step_epochs + 1e-9)
     else:
         length = max(config.epochs - config.warmup_epochs, 1e-12)
-        factor = 0.5 * (1.0 + np.cos(np.pi * np.minimum(after / length, 1.0)))
+        done = np.minimum(after / length, 1.0)
+        cosine = config.schedule == "cosine"
+        factor = 0.5 * (1.0 + np.cos(np.pi * done)) if cosine else np.cos(7 * np.pi / 16 * done)
     if config.warmup_epochs > 0:
         # Counted from 1, so that the first step is not wasted on a learning rate of zero.
         steps = config.warmup_epochs * examples / config.batch_size

@@ -241,4 +241,4 @@ def device_peak_bytes() -> int | None:
 
 
 if __name__ == "__main__":
-    serve(describe, prepare, device_peak_bytes)
+    serve(TrainingCase, describe, prepare, device_peak_bytes)

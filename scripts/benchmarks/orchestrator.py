@@ -24,7 +24,7 @@ class Contender:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     unavailable: str | None = None
     rates: list[float] = dataclasses.field(default_factory=list)
-    """Images per second, a value a round."""
+    """Items (images, or models) in the unit's span of time, a value a round."""
     others_share: float = 0.0
     """The most of the cores that other programs used in one of its rounds."""
 
@@ -47,11 +47,12 @@ def measure(
     rounds: int,
     seconds: float,
     say: Callable[[str], None],
+    span: float = 1.0,
 ) -> None:
     """Compiles every contender, then lets them run in turn; fills `facts`, `unavailable` and `rates`.
 
-    A contender that is less than a quarter as fast as the best of its side in the first round has no further ones,
-    unless it is required.
+    Rates are items in `span` seconds: 60 makes them items a minute. A contender that is less than a quarter as fast as
+    the best of its side in the first round has no further ones, unless it is required.
     """
     for contender in (*ours, *theirs):
         request = {"name": contender.label, "case": case, "variant": contender.variant}
@@ -66,7 +67,8 @@ def measure(
             if "unavailable" in answer:
                 contender.unavailable, contender.rates = answer["unavailable"], []
                 continue
-            contender.rates.append(answer["images"] / answer["seconds"])
+            contender.rates.append(span * answer["items"] / answer["seconds"])
+            contender.facts |= answer.get("found", {})
             contender.others_share = max(contender.others_share, answer["others_share"])
         sides = [[c for c in side if c.unavailable is None] for side in sides]
         if turn == 0:

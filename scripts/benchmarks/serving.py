@@ -4,11 +4,12 @@
 |---|---|
 | `{"do": "describe"}` | facts of the worker: its backend, device and versions |
 | `{"do": "prepare", "name", "case", "variant"}` | `{"facts"}`, or `{"unavailable": why}` |
-| `{"do": "run", "name", "seconds"}` | `{"images", "seconds", "others_share", "idle_cpu_seconds"}` of one round |
+| `{"do": "run", "name", "seconds"}` | `{"items", "seconds", "others_share", "found", "idle_cpu_seconds"}` of a round |
 | `{"do": "memory"}` | `{"peak_bytes", "device_peak_bytes"}` |
 
-An answer `{"input_error": sentence}` blames the request; any other failure ends the worker, and its stderr says
-why. Between requests a worker blocks on its pipe, and it ends when the pipe closes.
+Items are what the benchmark counts: images, or models. An answer `{"input_error": sentence}` blames the request; any
+other failure ends the worker, and its stderr says why. Between requests a worker blocks on its pipe, and it ends when
+the pipe closes.
 """
 
 import dataclasses
@@ -22,7 +23,6 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.training_case import TrainingCase
 
 # OpenMP's threads spin for some 10 ms after their last work; only then may another worker start.
 _SPIN_SECONDS = 0.03
@@ -44,18 +44,23 @@ class Prepared:
 
     run_steps: Callable[[int], float]
     """Runs so many steps, waits for them, and gives the last loss."""
-    images_a_step: int
+    items_a_step: int
     chunk: int = 1
     """Rounds longer than this are cut to whole multiples of it."""
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    most: int | None = None
+    """Steps that a round has at most, however short it is."""
+    found: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What the latest `run_steps` found out beside its speed."""
 
 
 def serve(
+    case_type: Callable[..., Any],
     describe: Callable[[], dict[str, Any]],
-    prepare: Callable[[TrainingCase, dict[str, Any]], Prepared],
+    prepare: Callable[[Any, dict[str, Any]], Prepared],
     device_peak_bytes: Callable[[], int | None],
 ) -> None:
-    """Answers requests until the pipe closes."""
+    """Answers requests until the pipe closes; `case_type` makes a request's case of its fields."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not stand between the answers
     prepared: dict[str, Prepared] = {}
@@ -70,7 +75,7 @@ def serve(
                 answer = describe()
             elif request["do"] == "prepare":
                 begin = time.perf_counter()
-                variant = prepare(TrainingCase(**request["case"]), request["variant"])
+                variant = prepare(case_type(**request["case"]), request["variant"])
                 seconds = time.perf_counter() - begin
                 prepared[request["name"]] = variant
                 answer = {"facts": variant.facts | {"prepare_seconds": round(seconds, 2)}}
@@ -102,7 +107,8 @@ def _round(variant: Prepared, steps: int) -> dict[str, Any]:
     elapsed = _timed(variant, steps)
     others = machine.busy_cpu_seconds() - busy - (time.process_time() - own)
     share = max(0.0, others / (elapsed * machine.usable_cores()))
-    return {"images": steps * variant.images_a_step, "seconds": elapsed, "others_share": share}
+    items = steps * variant.items_a_step
+    return {"items": items, "seconds": elapsed, "others_share": share, "found": variant.found}
 
 
 def _timed(variant: Prepared, steps: int) -> float:
@@ -116,12 +122,13 @@ def _timed(variant: Prepared, steps: int) -> float:
 
 def _steps_for(variant: Prepared, seconds: float) -> int:
     """How many steps last about `seconds`; warms up on the way."""
-    if _timed(variant, 1) > 4 * seconds:
+    most = variant.most or math.inf
+    if most == 1 or _timed(variant, 1) > 4 * seconds:
         return 1
     steps = 1
-    while (elapsed := _timed(variant, steps)) < seconds / 4:
-        steps *= 2
-    wanted = max(1, round(steps * seconds / elapsed))
+    while (elapsed := _timed(variant, steps)) < seconds / 4 and steps < most:
+        steps = min(2 * steps, most)
+    wanted = max(1, min(round(steps * seconds / elapsed), most))
     # Whole chunks, as training runs them, unless one would last very much longer than asked for.
     if variant.chunk * elapsed / steps > _LONGEST * seconds:
         return wanted

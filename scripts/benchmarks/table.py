@@ -33,12 +33,13 @@ def case_table(
     best: Contender,
     reference: Contender | None,
     memory: Mapping[str, Mapping[str, int | None]],
+    unit: str = "images/s",
 ) -> str:
     """Every contender of one case: its median, range, and how many times as fast the best of ours is.
 
     `best` is marked `*`, the denominator of the ratio `†`.
     """
-    rows = [("", "side", "how", "images/s", "lowest", "highest", "ours ×", "ready s")]
+    rows = [("", "side", "how", unit, "lowest", "highest", "ours ×", "ready s")]
     for side, contenders in (("ours", ours), ("torch", theirs)):
         for one in contenders:
             mark = "*" if one is best else "†" if one is reference else ""

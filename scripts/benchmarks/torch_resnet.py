@@ -9,8 +9,12 @@ STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
     convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    _initialise(convolution)
     return convolution
+
+
+def _initialise(convolution: nn.Conv2d) -> None:
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
 
 
 class BasicBlock(nn.Module):
@@ -33,9 +37,9 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """A 3×3 stem, four stages of two blocks, the mean over pixels, a dense head."""
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, channels: int = 3) -> None:
         super().__init__()
-        self.stem, self.stem_norm = _convolution(3, width, 3, 1), nn.BatchNorm2d(width)
+        self.stem, self.stem_norm = _convolution(channels, width, 3, 1), nn.BatchNorm2d(width)
         blocks, inputs = [], width
         for multiple, stride in STAGES:
             for block in range(2):
@@ -43,6 +47,14 @@ class ResNet18(nn.Module):
                 inputs = multiple * width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(inputs, num_classes)
+
+    def reset_parameters(self) -> None:
+        """Draws new weights in place, as a new network has them."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                _initialise(module)
+            elif isinstance(module, (nn.BatchNorm2d, nn.Linear)):
+                module.reset_parameters()
 
     def forward(self, images: Tensor) -> Tensor:
         x = F.relu(self.stem_norm(self.stem(images)), inplace=True)

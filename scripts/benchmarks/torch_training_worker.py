@@ -44,11 +44,7 @@ def describe() -> dict[str, Any]:
 
 def prepare(case: TrainingCase, variant: dict[str, Any]) -> Prepared:
     """Builds and warms the case's training; Unavailable where torch.compile or torch.func fails."""
-    if variant["device"] == "cuda" and not torch.cuda.is_available():
-        raise BadRequest(
-            "JAX runs on a GPU, but this PyTorch has no CUDA; expected both on one device, give another "
-            "interpreter with --torch-python, set JAX_PLATFORMS=cpu, or leave PyTorch out with --torch=none."
-        )
+    check_device(variant["device"])
     torch.manual_seed(0)
     execution = variant["execution"]
     try:
@@ -57,9 +53,23 @@ def prepare(case: TrainingCase, variant: dict[str, Any]) -> Prepared:
     except Exception as error:
         if execution == "eager":
             raise
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        raise Unavailable(f"{execution} fails here ({type(error).__name__}: {first_line[:200]})") from error
+        raise Unavailable(why_it_fails(execution, error)) from error
     return Prepared(run_steps, case.images_a_step, facts=variant)
+
+
+def check_device(device: str) -> None:
+    """BadRequest where JAX's device is none of this PyTorch's."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadRequest(
+            "JAX runs on a GPU, but this PyTorch has no CUDA; expected both on one device, give another "
+            "interpreter with --torch-python, set JAX_PLATFORMS=cpu, or leave PyTorch out with --torch=none."
+        )
+
+
+def why_it_fails(execution: str, error: Exception) -> str:
+    """One sentence for the table."""
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{execution} fails here ({type(error).__name__}: {first_line[:200]})"
 
 
 class _Data:
@@ -167,4 +177,4 @@ def device_peak_bytes() -> int | None:
 if __name__ == "__main__":
     torch.set_num_threads(machine.usable_cores())
     torch.backends.cudnn.benchmark = True
-    serve(describe, prepare, device_peak_bytes)
+    serve(TrainingCase, describe, prepare, device_peak_bytes)

@@ -41,3 +41,59 @@ def test_the_table_shows_every_figure_at_any_usual_width(width):
         assert text.count(figure) >= (1 if figure == "retrain_again" else 4), figure
     assert "npz:[red]digits.npz" in text
     assert "report: runs/[bold]x/report.html" in text
+
+
+SWEEP = {
+    "experiment": "shadow_sweep",
+    "data": {"name": "npz:[red]digits.npz"},
+    "models": {
+        f"shadow_{i:04d}": {
+            "accuracy": {"member": 0.98 + 0.01 * i, "nonmember": 0.60 + 0.02 * i},
+            "diverged_step": 12 if i == 3 else None,
+        }
+        for i in range(4)
+    },
+    "sweep": {
+        "seconds": 41.2, "query_seconds": 3.12, "compile_seconds": 123.4, "images_per_second": 37864.4,
+        "models_per_minute": 93.6,
+    },
+}  # fmt: skip
+
+
+def printed(results, width=80, done_before=False):
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    registry.print_results(results, pathlib.Path("runs/[bold]x"), done_before, console)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_sweep_shows_accuracies_speed_and_where_its_signals_lie(width):
+    lines = printed(SWEEP, width).splitlines()
+    assert max(map(len, lines)) <= width and "…" not in "".join(lines)
+    assert any(line.strip() == "npz:[red]digits.npz: 4 shadow models" for line in lines)
+    words = [" ".join(line.replace("│", " ").split()) for line in lines]
+    assert "Members 99.0 ± 1.0 98.0 100.0" in words and "Non-members 62.0 ± 2.0 60.0 64.0" in words
+    assert lines[-5:] == [
+        "speed: 93.6 models per minute, 37,864 images/s",
+        "time: 41 s training, 3.1 s querying, 2.1 min compiling",
+        "diverged: 1 of 4 models, left out of the table",
+        "signals: runs/[bold]x/signals",
+        "report: runs/[bold]x/report.html",
+    ]
+
+
+def test_a_sweep_without_trouble_says_nothing_of_it():
+    models = {"shadow_0000": SWEEP["models"]["shadow_0000"]}
+    text = printed(SWEEP | {"models": models}, done_before=True)
+    assert "its results stand in runs/[bold]x." in text and "digits.npz: 1 shadow model " in text
+    assert "diverged" not in text and "±" in text and "98.0" in text
+
+
+def test_a_sweep_of_which_nothing_is_left_is_still_printed():
+    models = {name: model | {"diverged_step": 1} for name, model in SWEEP["models"].items()}
+    assert "diverged: 4 of 4 models" in printed(SWEEP | {"models": models})
+
+
+def test_results_that_name_another_experiment_are_a_comparison():
+    assert "200 examples forgotten" in printed(RESULTS | {"experiment": "unlearning_comparison"})

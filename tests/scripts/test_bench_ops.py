@@ -122,7 +122,7 @@ class Recorder:
         self.log.append((do, name))
         if do == "prepare":
             return {"unavailable": "no compiler"} if name == "broken" else {"facts": {}}
-        return {"images": self.rates[name], "seconds": 1.0, "others_share": 0.0}
+        return {"items": self.rates[name], "seconds": 1.0, "others_share": 0.0}
 
 
 def test_rounds_interleave_and_the_hopeless_stop():

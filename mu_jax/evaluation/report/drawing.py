@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 # 10.4 inches take about 1,040 pixels of the page, a point 1.4 of them; sharp screens get more to show.
 WIDTH = 10.4
@@ -62,3 +64,23 @@ def legend(axes: Axes, **settings: object) -> None:
         return
     for text in axes.legend(handles, names, **settings).get_texts():
         text.set_parse_math(False)
+
+
+def log_scale(axes: Axes, side: str, low: float, high: float) -> None:
+    """A log axis with few ticks, plainly written: powers of ten, on short axes also their 2 and 5 times."""
+    getattr(axes, f"set_{side}scale")("log")
+    getattr(axes, f"set_{side}lim")(low, high)
+    axis = getattr(axes, f"{side}axis")
+    decades = math.log10(high / low)
+    if decades <= 2:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
+        axis.set_major_locator(LogLocator(numticks=6))
+    axis.set_major_formatter(FuncFormatter(_tick))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float, _position: int | None) -> str:
+    if 1e-3 <= value < 1e5:
+        return f"{value:g}"
+    return f"$10^{{{round(math.log10(value))}}}$" if value > 0 else ""

@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from mu_jax.evaluation.report.drawing import WIDTH, as_png, drawing, legend, printable
+from mu_jax.evaluation.report.drawing import WIDTH, as_png, drawing, legend, log_scale, printable
 from mu_jax.evaluation.report.palette import Style, model_styles
 from mu_jax.evaluation.report.report_data import ReportData
 from mu_jax.evaluation.report.tables import percent, shown_fpr
@@ -38,7 +37,7 @@ def loss_histograms(data: ReportData) -> bytes:
                 share = 100 * np.histogram(loss, edges)[0] / loss.size
                 axes.stairs(share, edges, label=label, **look)
             axes.set_title(printable(name, 24), parse_math=False)
-            _log_scale(axes, "x", edges[0], edges[-1])
+            log_scale(axes, "x", edges[0], edges[-1])
             axes.grid(False, axis="x")
             legend(axes, loc="upper right", fontsize=8, handlelength=1.2, borderaxespad=0.1)
         # Room for the legends; the y axis is shared.
@@ -83,8 +82,8 @@ def roc_figure(data: ReportData) -> bytes:
         low = 100 * min(low_fpr, low_tpr)
         logarithmic.plot([low, 100], [low, 100], **chance)
         linear.set(xlim=(-1, 101), ylim=(-1, 101), aspect="equal", title="linear axes")
-        _log_scale(logarithmic, "x", 100 * low_fpr, 100.0)
-        _log_scale(logarithmic, "y", 100 * low_tpr, 100.0)
+        log_scale(logarithmic, "x", 100 * low_fpr, 100.0)
+        log_scale(logarithmic, "y", 100 * low_tpr, 100.0)
         logarithmic.set(box_aspect=1, title="logarithmic axes")
         rate = 100 * shown_fpr(models)
         logarithmic.axvline(rate, color="#bbbbbb", linewidth=0.9, zorder=1)
@@ -128,7 +127,7 @@ def training_curves(data: ReportData) -> bytes:
         values = np.concatenate(losses) if losses else np.ones(1)
         positive = values[np.isfinite(values) & (values > 0)]
         if positive.size == values.size and positive.max() > 20 * positive.min():
-            _log_scale(loss_axes, "y", 0.8 * positive.min(), 1.25 * positive.max())
+            log_scale(loss_axes, "y", 0.8 * positive.min(), 1.25 * positive.max())
         for axes in (loss_axes, accuracy_axes):
             axes.set_xlabel("epoch")
             if losses:
@@ -163,23 +162,3 @@ def _loss_bins(scores: list[Float[np.ndarray, "_"]]) -> Float[np.ndarray, "E"]:
     low, high = (np.log10(loss.min()), np.log10(loss.max())) if loss.size else (0.0, 0.0)
     widen = max(0.0, 1 - (high - low)) / 2 + 0.02
     return np.logspace(low - widen, high + widen, bins + 1)
-
-
-def _log_scale(axes: Axes, side: str, low: float, high: float) -> None:
-    """A log axis with few ticks, plainly written: powers of ten, on short axes also their 2 and 5 times."""
-    getattr(axes, f"set_{side}scale")("log")
-    getattr(axes, f"set_{side}lim")(low, high)
-    axis = getattr(axes, f"{side}axis")
-    decades = math.log10(high / low)
-    if decades <= 2:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    else:
-        axis.set_major_locator(LogLocator(numticks=6))
-    axis.set_major_formatter(FuncFormatter(_tick))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _tick(value: float, _position: int | None) -> str:
-    if 1e-3 <= value < 1e5:
-        return f"{value:g}"
-    return f"$10^{{{round(math.log10(value))}}}$" if value > 0 else ""

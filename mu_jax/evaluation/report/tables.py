@@ -148,6 +148,16 @@ def seconds(value: Number) -> str:
     return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
+def duration(value: float) -> str:
+    """Seconds in the unit that a person would use: `41 s`, `3.4 min`, `12 min`, `2.5 h`."""
+    if value < 119.5:
+        return f"{value:.0f} s" if value >= 9.95 else f"{value:.1f} s"
+    if value < 7170:
+        minutes = value / 60
+        return f"{minutes:.0f} min" if minutes >= 9.95 else f"{minutes:.1f} min"
+    return f"{value / 3600:,.1f} h"
+
+
 def count(value: Number) -> str:
     """A whole number with separators of thousands."""
     return f"{value:,.0f}" if _is_number(value) else MISSING

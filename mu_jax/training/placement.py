@@ -1,0 +1,107 @@
+"""How a group of models lies on the devices, and how many of them fit there."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import jax
+
+from mu_jax.config import InputError
+
+if TYPE_CHECKING:
+    from mu_jax.training.parallel import ParallelTrainer
+
+MAPPINGS = ("one", "map", "vmap")
+# The compiler's figure leaves out what the allocator loses and what the host holds beside it.
+_SHARE_OF_FREE_MEMORY = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """A constant shape for all groups of a sweep: models that train in the same shape get the same bits."""
+
+    mapping: str
+    """one of MAPPINGS: how the models of one device advance"""
+    devices: int
+    """of this process, the first so many"""
+    models_per_device: int
+
+    def __post_init__(self) -> None:
+        if self.mapping not in MAPPINGS:
+            raise InputError(f"The mapping is {self.mapping!r}, but expected one of {', '.join(MAPPINGS)}.")
+        available = jax.local_device_count()
+        if not 1 <= self.devices <= available:
+            raise InputError(
+                f"A group is to take {self.devices} devices, but this process has {available}; ask for 1 to "
+                f"{available} (on a CPU, the environment variable JAX_NUM_CPU_DEVICES makes more)."
+            )
+        if self.models_per_device < 1 or (self.mapping == "one" and self.models_per_device > 1):
+            most = "exactly 1" if self.mapping == "one" else "at least 1"
+            raise InputError(
+                f"A device is to take {self.models_per_device} models under the mapping {self.mapping!r}, but "
+                f"expected {most}; change one of the two."
+            )
+
+    @property
+    def width(self) -> int:
+        """Slots of a group."""
+        return self.devices * self.models_per_device
+
+
+def free_bytes(placement: Placement) -> int | None:
+    """What one device of the placement may use; None where the backend does not tell.
+
+    On CPU the devices share the machine's memory (or the control group's, where that is less).
+    """
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        found = device.memory_stats() or {}
+        if "bytes_limit" not in found:
+            return None
+        free = found["bytes_limit"] - found.get("bytes_in_use", 0)
+        return int(_SHARE_OF_FREE_MEMORY * free)
+    free = _free_host_bytes()
+    return None if free is None else int(_SHARE_OF_FREE_MEMORY * free) // placement.devices
+
+
+def fit_to_memory(
+    make_trainer: Callable[[Placement], "ParallelTrainer"],
+    placement: Placement,
+    budget: Callable[[Placement], int | None] = free_bytes,
+) -> "ParallelTrainer":
+    """A compiled trainer that fits: the placement given, or one with fewer models, then devices, each halved.
+
+    `budget(placement)` is in bytes a device. InputError where not even one model fits.
+    """
+    while True:
+        trainer = make_trainer(placement)
+        needed, allowed = trainer.bytes_per_device(), budget(placement)
+        if allowed is None or needed <= allowed:
+            return trainer
+        if placement.models_per_device > 1:
+            placement = dataclasses.replace(placement, models_per_device=placement.models_per_device // 2)
+        elif placement.devices > 1 and jax.default_backend() == "cpu":
+            placement = dataclasses.replace(placement, devices=placement.devices // 2)
+        else:
+            raise InputError(
+                f"Training one model takes {needed / 2**30:.2f} GiB of memory, but there are {allowed / 2**30:.2f}; "
+                "use a smaller batch_size, model.width or data set, or a device with more memory."
+            )
+
+
+def _free_host_bytes(root: pathlib.Path = pathlib.Path("/")) -> int | None:
+    limits = []
+    meminfo = root / "proc/meminfo"
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                limits.append(1024 * int(line.split()[1]))
+    elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    group = root / "sys/fs/cgroup"
+    limit, current = group / "memory.max", group / "memory.current"
+    if limit.exists() and current.exists() and limit.read_text().strip() != "max":
+        limits.append(int(limit.read_text()) - int(current.read_text()))
+    return min(limits, default=None)
