@@ -1,7 +1,8 @@
 """placeholder
 
-    --config= Expected time Expected result
+--config= Expected time Expected result
 """
+
 from mu_jax.config import default_config, unknown_variant
 
 

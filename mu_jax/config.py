@@ -265,8 +265,9 @@ class SweepConfig:
             bool(self.membership_file) == (self.membership == "file"),
             "sweep.membership_file",
             self.membership_file,
-            "a .npy file with --config.sweep.membership=file" if self.membership == "file" else
-            f"none with the membership {self.membership!r}",
+            "a .npy file with --config.sweep.membership=file"
+            if self.membership == "file"
+            else f"none with the membership {self.membership!r}",
         )
         _one_of("sweep.candidates", self.candidates, ("train", "train+test"))
         _one_of(

@@ -1,6 +1,7 @@
 """The command line: `python -m mu_jax.main --config=configs/NAME.py[:VARIANT] --workdir=DIR`, or `mu-jax`.
 
-Any setting of the config file can be overridden: `--config.train.epochs=5`.
+Any setting of the config file can be overridden: `--config.train.epochs=5`. Started several times over with
+`--distributed`, or with `--coordinator=HOST:PORT --processes=P --process=I`, the processes share one run's work.
 """
 
 import pathlib
@@ -21,6 +22,17 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of this run; the same command on it resumes.")
+
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "This is one of several processes, started by Slurm, Kubernetes, MPI or on a TPU pod.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "This is one of several processes: HOST:PORT on which the first of them listens."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0.")
 
 _QUOTES = "'\""
 _BAD_INPUT, _DIVERGED, _INTERRUPTED = 2, 3, 130
@@ -93,9 +105,12 @@ def _main(argv: Sequence[str]) -> None:
     try:
         values = _CONFIG.value
         config = from_config_dict(values.to_dict() if hasattr(values, "to_dict") else dict(values))
+        _check_processes()
         # JAX and the rest take seconds to import: not before the settings are known to be good.
         from mu_jax.experiments import registry
 
+        if _DISTRIBUTED.value or _COORDINATOR.value:
+            registry.join_processes(config, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         registry.launch(config, workdir, config_flags.get_override_values(flags.FLAGS["config"]))
     except InputError as error:
         _fail(error, _BAD_INPUT)
@@ -109,6 +124,25 @@ def _main(argv: Sequence[str]) -> None:
         if not isinstance(error, DivergenceError):
             raise
         _fail(error, _DIVERGED)
+
+
+def _check_processes() -> None:
+    given = (_PROCESSES.value, _PROCESS.value)
+    if _COORDINATOR.value is None:
+        if given != (None, None):
+            raise InputError(
+                "--processes or --process is given without --coordinator=HOST:PORT; give all three."
+            )
+        return
+    if not re.fullmatch(r"[^:]+:\d+|\[.+\]:\d+", _COORDINATOR.value):
+        raise InputError(
+            f"--coordinator is {_COORDINATOR.value!r}, but expected HOST:PORT, such as 10.0.0.1:1234; change it."
+        )
+    if None in given or not 0 <= _PROCESS.value < _PROCESSES.value:
+        raise InputError(
+            f"--processes is {_PROCESSES.value} and --process {_PROCESS.value}, but --coordinator needs both, with "
+            "0 ≤ process < processes; change them."
+        )
 
 
 def run() -> None:

@@ -11,17 +11,40 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mu_jax.config import InputError
 from mu_jax.evaluation.report import comparison_table
+from mu_jax.experiments import devices
 from mu_jax.experiments.sweep_table import Summary, sweep_summary
 
 # What each experiment shows; those that are not here compare models.
 _SUMMARIES = {"shadow_sweep": sweep_summary}
 
 
+def join_processes(config: Any, coordinator: str | None, processes: int | None, process: int | None) -> None:
+    """Join the other processes of this run; InputError where its experiment is one process's work, or none are found."""
+    if not getattr(_module(config), "MANY_PROCESSES", False):
+        raise InputError(
+            f"The experiment {config.experiment!r} runs in one process, but expected one that shares its work "
+            "(shadow_sweep); start it without --distributed and --coordinator."
+        )
+    try:
+        devices.join_processes(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        where = f"at {coordinator}" if coordinator else "by the cluster's own variables"
+        raise InputError(
+            f"The other processes were not found {where} ({reason}); start all of them, or give --coordinator, "
+            "--processes and --process."
+        ) from None
+
+
+def _module(config: Any) -> Any:
+    return importlib.import_module(f"mu_jax.experiments.{config.experiment}")
+
+
 def launch(config: Any, workdir: pathlib.Path, overrides: Mapping[str, Any]) -> None:
     """Run the experiment that the config names (a module beside this one), then print its table."""
-    experiment = importlib.import_module(f"mu_jax.experiments.{config.experiment}")
-    results, done_before = experiment.run(config, workdir, overrides)
+    results, done_before = _module(config).run(config, workdir, overrides)
     print_results(results, workdir, done_before)
 
 

@@ -196,7 +196,9 @@ class RunFolder:
         now = versions()
         self.changed_versions = tuple(name for name in now if saved["versions"].get(name) != now[name])
 
-    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float | None = _WAIT_SECONDS) -> None:
+    def wait_for(
+        self, condition: Callable[[], bool], what: str, seconds: float | None = _WAIT_SECONDS
+    ) -> None:
         """Return when `condition()` holds, asking again and again; InputError after `seconds` (None: never).
 
         Processes meet in files alone: a barrier of the devices would time out while another one still trains.

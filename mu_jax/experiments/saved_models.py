@@ -1,4 +1,4 @@
-"""Models out of a finished comparison, for whoever wants to use one."""
+"""Models out of a finished run, for whoever wants to use one."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from mu_jax.config import DataConfig, InputError, from_config_dict
+from mu_jax.config import DataConfig, InputError, ShadowSweep, from_config_dict
 from mu_jax.experiments.run_folder import read_config, read_json
 from mu_jax.models import Model, build_model
 from mu_jax.ops import signal_lowering
@@ -37,7 +37,8 @@ class SavedModel:
 
 
 def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
-    """The model `name` of a finished comparison: `original`, `finetune`, `retrain` or `retrain_again`.
+    """A model of a finished run: `original`, `finetune`, `retrain` or `retrain_again` of a comparison, or
+    `shadow_00000` and so on of a sweep with `sweep.keep_models`.
 
     The data are not read. InputError where the run is not finished, or has no such model.
     """
@@ -46,9 +47,9 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
     if saved is None or results is None:
         raise InputError(f"{workdir} holds no finished run; run the experiment there to its end first.")
     if name not in results["models"]:
-        raise InputError(
-            f"{workdir} has no model {name!r}, but {', '.join(results['models'])}; name one of these."
-        )
+        names = list(results["models"])
+        listed = ", ".join(names) if len(names) < 10 else f"{names[0]} to {names[-1]}"
+        raise InputError(f"{workdir} has no model {name!r}, but {listed}; name one of these.")
     config = from_config_dict(saved["config"])
     model = build_model(
         config.model,
@@ -57,12 +58,18 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
         convolution=signal_lowering(results["model"]["convolution"]),
         compute_dtype="float32",
     )
-    # A checkpoint holds the optimizer's state too, whose shape the recipe tells.
-    optimization = config.finetune if name == "finetune" else config.train
-    optimizer = Recipe.of(model, config.data, optimization).make_optimizer()
-    like = jax.eval_shape(lambda key: initial_state(model, optimizer, key), jax.random.key(0))
     checkpoints = Checkpoints(workdir / "checkpoints" / name)
     step = checkpoints.latest_step()
     if step is None:
-        raise InputError(f"{checkpoints.directory} holds no checkpoint; run the experiment again elsewhere.")
-    return SavedModel(model, variables_of(checkpoints.restore(step, like)), config.data)
+        raise InputError(
+            f"{checkpoints.directory} holds no checkpoint (a sweep keeps models only with sweep.keep_models); run the "
+            "experiment again elsewhere."
+        )
+    if isinstance(config, ShadowSweep):
+        like = jax.eval_shape(model.init, jax.random.key(0))
+        return SavedModel(model, checkpoints.restore(step, like), config.data)
+    # A comparison's checkpoint holds the optimizer's state too, whose shape the recipe tells.
+    optimization = config.finetune if name == "finetune" else config.train
+    optimizer = Recipe.of(model, config.data, optimization).make_optimizer()
+    state = jax.eval_shape(lambda key: initial_state(model, optimizer, key), jax.random.key(0))
+    return SavedModel(model, variables_of(checkpoints.restore(step, state)), config.data)

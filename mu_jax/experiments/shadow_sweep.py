@@ -186,7 +186,9 @@ class _Sweep:
         done = total - mine
         for group, models in groups:
 
-            def on_chunk(report: GroupReport, group: int = group, models: list[int] = models, done: int = done):
+            def on_chunk(
+                report: GroupReport, group: int = group, models: list[int] = models, done: int = done
+            ):
                 self.folder.append_metrics(_line(group, models, report))
                 self.shown.update(group, done, report.images, report.seconds, report.loss)
 

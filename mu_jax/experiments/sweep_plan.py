@@ -44,7 +44,9 @@ class SweepPlan:
             ) from None
         return cls(Placement(**fields), blocks, sha256)
 
-    def grown_to(self, models: int, membership: Callable[[list[int]], np.ndarray], path: pathlib.Path) -> "SweepPlan":
+    def grown_to(
+        self, models: int, membership: Callable[[list[int]], np.ndarray], path: pathlib.Path
+    ) -> "SweepPlan":
         """The plan with a further block, where there are fewer than `models` models; InputError where there are more,
         or where the membership of those that are there has changed.
         """
@@ -62,5 +64,3 @@ class SweepPlan:
                 "sweep.membership_file the same first rows, or choose another --workdir."
             )
         return dataclasses.replace(self, blocks=blocks, member_sha256=member_sha256(member))
-
-

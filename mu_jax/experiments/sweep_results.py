@@ -106,7 +106,9 @@ def report_data(
             sums[side][rows] += phi[rows]
             numbers[side] += rows
             values = phi[rows]
-            pooled[side].append(values if len(values) <= a_model else draw.choice(values, a_model, replace=False))
+            pooled[side].append(
+                values if len(values) <= a_model else draw.choice(values, a_model, replace=False)
+            )
     with np.errstate(invalid="ignore"):
         means = {side: sums[side] / np.where(numbers[side] > 0, numbers[side], np.nan) for side in sums}
     return SweepReportData(

@@ -83,9 +83,7 @@ def make_run_chunk(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, 
             state, now = step(
                 state, batch, jax.random.fold_in(key, state.step), hyperparameters, gradient_mask
             )
-            return state, {
-                name: row.at[i].set(now[name].astype(row.dtype)) for name, row in metrics.items()
-            }
+            return state, {name: row.at[i].set(now[name].astype(row.dtype)) for name, row in metrics.items()}
 
         empty = jnp.zeros(inputs.learning_rate.shape, jnp.float32)
         metrics = {"loss": empty, "accuracy": empty, "gradient_norm": empty}

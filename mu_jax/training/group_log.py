@@ -66,7 +66,8 @@ class GroupLog:
             return
         (first, counts, rates, metrics), self._waiting = self._waiting, None
         loss, accuracy, norm = (
-            np.asarray(metrics[name], np.float64)[self._order] for name in ("loss", "accuracy", "gradient_norm")
+            np.asarray(metrics[name], np.float64)[self._order]
+            for name in ("loss", "accuracy", "gradient_norm")
         )
         now = time.perf_counter()
         taken = np.arange(loss.shape[1]) < counts[:, None]

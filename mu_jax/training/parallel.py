@@ -106,9 +106,7 @@ class ParallelTrainer:
         placed = {
             id(leaf): jax.device_put(leaf, everywhere) for leaf in jax.tree.leaves((examples, query_data))
         }
-        self._examples, self._query_data = jax.tree.map(
-            lambda leaf: placed[id(leaf)], (examples, query_data)
-        )
+        self._examples, self._query_data = jax.tree.map(lambda leaf: placed[id(leaf)], (examples, query_data))
         self.programs = make_programs(recipe, placement.mapping, mesh, query_fn)
         self._compiled: dict[str, Any] = {}
         self.compile_seconds = 0.0
@@ -120,7 +118,8 @@ class ParallelTrainer:
 
         def spread(tree: PyTree) -> PyTree:
             return jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype, sharding=self._split), tree
+                lambda leaf: jax.ShapeDtypeStruct((width, *leaf.shape), leaf.dtype, sharding=self._split),
+                tree,
             )
 
         key = jax.eval_shape(lambda: jax.random.key(0))
@@ -258,7 +257,9 @@ class ParallelTrainer:
                     f"The run {run.name!r} has a gradient mask, but a group takes none; train it by itself."
                 )
             if len(run.index) == 0:
-                raise ValueError(f"The run {run.name!r} has no example, but expected at least one; give it some.")
+                raise ValueError(
+                    f"The run {run.name!r} has no example, but expected at least one; give it some."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -375,9 +376,7 @@ def _steps(
         takes_part = (slot.diverged_step < 0) & (i < count)
         finite = jnp.isfinite(now["loss"]) & jnp.isfinite(now["gradient_norm"])
         # The choice is made inside the update's own pass over memory, so it costs next to nothing.
-        state = jax.tree.map(
-            lambda new, old: jnp.where(takes_part & finite, new, old), state, slot.state
-        )
+        state = jax.tree.map(lambda new, old: jnp.where(takes_part & finite, new, old), state, slot.state)
         diverged_step = jnp.where(takes_part & ~finite, slot.state.step, slot.diverged_step)
         metrics = {
             name: row.at[i].set(jnp.where(takes_part, now[name], 0.0).astype(row.dtype))

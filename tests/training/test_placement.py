@@ -32,7 +32,9 @@ def test_virtual_devices_go_when_one_model_each_is_too_much():
 
 
 def test_too_little_memory_for_one_model_is_one_sentence():
-    with pytest.raises(InputError, match=r"one model takes 0\.00 GiB of memory, but there are 0\.00; use a smaller"):
+    with pytest.raises(
+        InputError, match=r"one model takes 0\.00 GiB of memory, but there are 0\.00; use a smaller"
+    ):
         fit_to_memory(FakeTrainer, Placement("map", 2, 8), lambda placement: 199)
 
 
