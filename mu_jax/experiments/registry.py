@@ -21,7 +21,7 @@ _SUMMARIES = {"shadow_sweep": sweep_summary}
 
 
 def join_processes(config: Any, coordinator: str | None, processes: int | None, process: int | None) -> None:
-    """Join the other processes of this run; InputError where its experiment is one process's work, or none are found."""
+    """Join the other processes of this run; InputError where it has one process, or none are found."""
     if not getattr(_module(config), "MANY_PROCESSES", False):
         raise InputError(
             f"The experiment {config.experiment!r} runs in one process, but expected one that shares its work "

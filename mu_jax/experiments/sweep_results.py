@@ -14,8 +14,8 @@ from mu_jax.experiments.sweep_setting import SweepSetting, model_name
 from mu_jax.training.placement import Placement
 
 QUESTION = (
-    "What do models that were trained on an image say of it, and what do equal models that were not? These signals feed "
-    "every membership attack."
+    "What do models that were trained on an image say of it, and what do equal models that were not? These signals "
+    "feed every membership attack."
 )
 # Enough for a smooth histogram.
 _POOLED_SAMPLES = 200_000

@@ -1,4 +1,4 @@
-"""Which lowering a convolution gets, and how several models advance: the fastest of the table `choices.json` beside this.
+"""Which lowering a convolution gets, and how several models advance: the fastest measured (`choices.json` beside this).
 
 `scripts/bench_ops.py --write-table` measures its rows, with `--lowerings=all` or those worth comparing.
 """

@@ -16,14 +16,12 @@ from mu_jax.config import (
     LoopConfig,
     ModelConfig,
     OptimizationConfig,
-    QueryConfig,
     ShadowSweep,
     SweepConfig,
 )
 from mu_jax.experiments import shadow_sweep
 from mu_jax.experiments.saved_models import load_model
 from mu_jax.experiments.shadow_sweep import groups_of, run
-from mu_jax.experiments.signal_parts import SignalParts
 from mu_jax.experiments.signal_pool import read_pool
 from mu_jax.experiments.sweep_setting import model_name, prepare_sweep
 from mu_jax.training.parallel import ParallelTrainer
