@@ -297,8 +297,8 @@ class QueryConfig:
     """Pixels from one shift to the next; it divides `shift`. Flip, shift 4 and stride 4 make 18 views."""
     logits: bool = False
     """Store all logits too, not only the true class's margin and probability."""
-    batch: int = 500
-    """Images in one forward pass."""
+    batch: int = 0
+    """Images in one forward pass; 0 takes 100 on a CPU (whose caches hold no more), else 500."""
 
     def __post_init__(self) -> None:
         _require(self.shift >= 0, "query.shift", self.shift, "0 or a number of pixels")
@@ -308,7 +308,7 @@ class QueryConfig:
             self.stride,
             f"a positive divisor of query.shift, which is {self.shift}",
         )
-        _require(self.batch >= 1, "query.batch", self.batch, "a positive number")
+        _require(self.batch >= 0, "query.batch", self.batch, "0 (chosen) or a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -324,7 +324,8 @@ class ShadowSweep:
     """Each shadow model."""
     sweep: SweepConfig = SweepConfig()
     query: QueryConfig = QueryConfig()
-    loop: LoopConfig = LoopConfig()
+    loop: LoopConfig = LoopConfig(chunk_steps=500)
+    """A kill repeats a whole group, so chunks are for progress alone, and longer ones are faster."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", self.seed, "a number in [0, 2³¹)")

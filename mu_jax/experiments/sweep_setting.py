@@ -29,6 +29,8 @@ RECIPE_VERSION = 1
 
 # A group is what a kill may cost, and on one device `map` gains nothing from a longer one.
 _IMAGES_A_GROUP = 200_000
+# 8×8 images, ResNet-18 of width 16, 2 cores: 33,000 images/s in blocks of 100, 22,000 in blocks of 500.
+_CPU_QUERY, _QUERY = 100, 500
 _MOST_BY_MAP, _MOST_BY_VMAP = 8, 32
 
 
@@ -130,7 +132,7 @@ class SweepSetting:
             self.query_model,
             config.data.mean,
             config.data.std,
-            config.query.batch,
+            config.query.batch or (_CPU_QUERY if jax.default_backend() == "cpu" else _QUERY),
             self.views,
             functools.partial(_signals, keep_logits=config.query.logits),
         )
