@@ -35,7 +35,7 @@ _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how ma
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0.")
 
 _QUOTES = "'\""
-_BAD_INPUT, _DIVERGED, _INTERRUPTED = 2, 3, 130
+_FAILED, _BAD_INPUT, _DIVERGED, _INTERRUPTED = 1, 2, 3, 130
 
 
 def _fail(message: object, code: int) -> NoReturn:
@@ -122,7 +122,9 @@ def _main(argv: Sequence[str]) -> None:
         from mu_jax.training.loop import DivergenceError
 
         if not isinstance(error, DivergenceError):
-            raise
+            if "second computation" not in str(error):
+                raise
+            _fail(error, _FAILED)
         _fail(error, _DIVERGED)
 
 

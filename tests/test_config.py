@@ -109,7 +109,7 @@ def test_every_setting_is_documented_or_plain():
     """Settings whose name does not say it all carry a docstring; these few names do."""
     plain = {
         "experiment", "batch_size", "nesterov", "data", "forget", "model", "loop", "evaluation",
-        "schedule_by_epoch", "step_factor", "train", "finetune",
+        "schedule_by_epoch", "step_factor", "train", "finetune", "sweep", "query",
     }  # fmt: skip
     source = pathlib.Path(config_module.__file__).read_text().splitlines()
     for i, line in enumerate(source):

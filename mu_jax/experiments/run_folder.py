@@ -19,6 +19,7 @@ from mu_jax.training.checkpoints import Checkpoints
 
 _LEFTOVERS = (
     ".config.json.*",
+    ".plan.json.*",
     ".results.json.*",
     ".logits.npz.*",
     ".splits.npz.*",
@@ -210,7 +211,7 @@ class RunFolder:
                     f"Process {self._process} waited {seconds:.0f} seconds in {self.path} for {what}; start all "
                     "processes with the same command, on a folder that they share."
                 )
-            time.sleep(_POLL_SECONDS)
+            time.sleep(poll)
 
     def checkpoints(self, model: str) -> Checkpoints:
         """Where a model's checkpoints live."""

@@ -87,9 +87,12 @@ def read_data(config: DataConfig, seed: int) -> Dataset:
     return dataset
 
 
-def build_models(config: ModelConfig, dataset: Dataset, lowering: str) -> tuple[Model, Model]:
-    """(the network that trains, the same one computing in float32, for signals)."""
+def build_models(
+    config: ModelConfig, dataset: Dataset, lowering: str, for_signals: str | None = None
+) -> tuple[Model, Model]:
+    """(the network that trains, the same one computing in float32, for signals, with `for_signals` as its lowering)."""
     build = functools.partial(
         build_model, config, num_classes=dataset.num_classes, image_shape=dataset.image_shape
     )
-    return build(convolution=lowering), build(convolution=signal_lowering(lowering), compute_dtype="float32")
+    for_signals = for_signals or signal_lowering(lowering)
+    return build(convolution=lowering), build(convolution=for_signals, compute_dtype="float32")

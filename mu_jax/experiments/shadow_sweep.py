@@ -18,6 +18,7 @@ from mu_jax.evaluation.report import write_sweep_report
 from mu_jax.experiments.devices import one_cpu_device_a_core
 from mu_jax.experiments.files import write_json
 from mu_jax.experiments.run_folder import RunFolder, finished_results, read_config, versions
+from mu_jax.experiments.signal_check import SignalCheck
 from mu_jax.experiments.signal_parts import SignalParts
 from mu_jax.experiments.signal_pool import member_sha256, read_description, read_pool, refuse_another_recipe
 from mu_jax.experiments.sweep_plan import SweepPlan
@@ -44,6 +45,7 @@ def run(
     one_cpu_device_a_core()
     done = finished_results(workdir, to_dict(config), _but_for_growth)
     if done is not None and done["sweep"]["models"] == config.sweep.models:
+        _refuse_another_membership_file(config, workdir)
         return done, True
     recorded = read_config(workdir)
     setting = prepare_sweep(config, recorded and recorded["inputs"]["convolution"])
@@ -70,12 +72,23 @@ def _but_for_growth(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "sweep": {key: value for key, value in config["sweep"].items() if key not in growing}}
 
 
+def _refuse_another_membership_file(config: ShadowSweep, workdir: pathlib.Path) -> None:
+    """A finished sweep reads no data, so of a file only its name can be compared."""
+    before = read_config(workdir)["config"]["sweep"]["membership_file"]
+    if before != config.sweep.membership_file:
+        raise InputError(
+            f"{workdir} holds a finished sweep by the memberships in {before!r}, but sweep.membership_file is now "
+            f"{config.sweep.membership_file!r}; set it back, or choose another --workdir."
+        )
+
+
 def _check_growth(workdir: pathlib.Path, setting: SweepSetting) -> None:
     """Refuse what cannot go on, before anything in the folder is changed."""
     models = setting.config.sweep.models
     plan = SweepPlan.load(workdir / "plan.json")
     if plan is None:
         setting.membership([models])
+        setting.first_placement(jax.process_count())
     else:
         plan.grown_to(models, setting.membership, workdir / "plan.json")
     saved = read_description(workdir / "signals")
@@ -90,7 +103,8 @@ class _Sweep:
         self.setting, self.folder, self.shown = setting, folder, shown
         self.models = setting.config.sweep.models
         self.process, self.processes = jax.process_index(), jax.process_count()
-        self.parts = SignalParts(folder.path)
+        self.parts = SignalParts(folder.path / "signals")
+        self._check_signals = SignalCheck(setting)
 
     def run(self) -> dict[str, Any]:
         if self.folder.changed_versions:
@@ -127,7 +141,7 @@ class _Sweep:
                     "versions": versions(),
                 },
             )
-        pool = read_pool(self.folder.path, self.setting.produced_by())
+        pool = read_pool(self.parts.signals, self.setting.produced_by())
         results = results_of(self.setting, pool, plan.placement, self.processes, compile_seconds)
         curves = sorted(self.folder.metrics(), key=lambda line: (line["group"], line["step"]))
         write_sweep_report(self.folder.path, report_data(self.setting, pool, results, curves))
@@ -206,6 +220,15 @@ class _Sweep:
         member: np.ndarray,
         trained: TrainedGroup,
     ) -> None:
+        # Weights may be finite and still so large that what they say of an image is not.
+        silent = (trained.diverged_step < 0) & ~np.isfinite(trained.signals["phi"]).all(axis=(1, 2))
+        steps = np.array([run.steps for run in runs])
+        trained = dataclasses.replace(
+            trained,
+            diverged_step=np.where(silent, steps, trained.diverged_step),
+            loss=np.where(silent, np.nan, trained.loss),
+        )
+        self._check_signals(trained)
         signals = dict(trained.signals)
         right = signals.pop("correct")[:, :, 0]  # of the image as it is
         inside = member[models]
@@ -244,7 +267,7 @@ class _Sweep:
         if missing and self.processes > 1:
             self.shown.say(f"waiting for {missing} models of other processes")
             self.folder.wait_for(
-                lambda: len(self.parts.stored_models()) == self.models, "other processes", None
+                lambda: len(self.parts.stored_models()) == self.models, "other processes", None, poll=2.0
             )
 
 

@@ -45,6 +45,8 @@ class Checkpoints:
             try:
                 with _of_this_process():
                     ocp.save(partial, jax.tree.map(np.asarray, _as_dict(state)))
+                # A sweep that was killed before it noted a model writes its checkpoint again.
+                shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
             except Exception as error:  # Orbax raises whatever its storage layers raise
                 raise InputError(

@@ -53,16 +53,24 @@ def map_blocks(
 ) -> PyTree:
     """`function(*arrays)` for a function of examples that do not meet, at most `batch_size` examples at a time.
 
-    Arrays and results have the examples on their first axis. The last block is filled up with zeros, whose
-    results are cut off.
+    Arrays and results have the examples on their first axis. Where the last block would be shorter, it begins earlier,
+    and what it repeats is dropped. Filling it up instead copied all examples, and on JAX 0.12 two CPU devices at work
+    on that copy at once now and then gave wrong results for the last block.
     """
     number = arrays[0].shape[0]
     size = min(batch_size, number)
     blocks = -(-number // size)
+    arrays = tuple(jnp.asarray(array) for array in arrays)
 
-    def cut(array: Array | np.ndarray) -> Array:
-        filled = jnp.pad(array, ((0, blocks * size - number), *((0, 0),) * (array.ndim - 1)))
-        return filled.reshape(blocks, size, *array.shape[1:])
+    def block(i: Array) -> PyTree:
+        first = jnp.minimum(i * size, number - size)
+        return function(*(lax.dynamic_slice_in_dim(array, first, size) for array in arrays))
 
-    results = lax.map(lambda block: function(*block), tuple(cut(array) for array in arrays))
-    return jax.tree.map(lambda result: result.reshape(blocks * size, *result.shape[2:])[:number], results)
+    results = lax.map(block, jnp.arange(blocks, dtype=jnp.int32))
+    left = number - (blocks - 1) * size
+
+    def joined(result: Array) -> Array:
+        whole = result[:-1].reshape((blocks - 1) * size, *result.shape[2:])
+        return jnp.concatenate([whole, result[-1, size - left :]])
+
+    return jax.tree.map(joined, results)

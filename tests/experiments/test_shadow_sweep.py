@@ -22,6 +22,7 @@ from mu_jax.config import (
 from mu_jax.experiments import shadow_sweep
 from mu_jax.experiments.saved_models import load_model
 from mu_jax.experiments.shadow_sweep import groups_of, run
+from mu_jax.experiments.signal_parts import SignalParts
 from mu_jax.experiments.signal_pool import read_pool
 from mu_jax.experiments.sweep_setting import model_name, prepare_sweep
 from mu_jax.training.parallel import ParallelTrainer
@@ -296,7 +297,44 @@ def test_a_diverged_model_is_marked_and_the_sweep_goes_on(tmp_path):
     for k, step in pool.diverged.items():
         assert results["models"][model_name(k)]["diverged_step"] == step
         assert results["models"][model_name(k)]["loss"] is None
-    assert "diverged" in (tmp_path / "run" / "report.html").read_text()
+    assert "diverged and are left out" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_model_whose_weights_are_finite_but_not_its_logits_is_marked(tmp_path):
+    # One step of a loss and gradient that are finite.
+    results, _ = run(
+        changed(train={"learning_rate": 1e25, "epochs": 0.2, "warmup_epochs": 0.0}, sweep={"models": 2}),
+        tmp_path / "run",
+    )
+    assert results["sweep"]["diverged"] == 2
+
+
+def test_wrong_signals_are_noticed_and_not_stored(tmp_path, monkeypatch):
+    train = ParallelTrainer.train
+
+    def wrong(self, runs, **options):
+        group = train(self, runs, **options)
+        phi = group.signals["phi"].copy()
+        phi[1, -1, 0] += 0.5
+        return dataclasses.replace(group, signals=group.signals | {"phi": phi})
+
+    monkeypatch.setattr(ParallelTrainer, "train", wrong)
+    with pytest.raises(RuntimeError, match="φ of example 79 is .* by a second computation"):
+        run(CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run" / "signals").exists()
+
+
+def test_models_kept_before_a_kill_are_written_again(tmp_path, monkeypatch):
+    def dying(self, *_):
+        raise KeyboardInterrupt
+
+    config = changed(sweep={"keep_models": True, "models": 2})
+    monkeypatch.setattr(SignalParts, "write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run")
+    monkeypatch.undo()
+    run(config, tmp_path / "run")
+    assert load_model(tmp_path / "run", model_name(1)).variables
 
 
 def test_kept_models_give_the_signals_that_were_stored(finished, tmp_path):
@@ -318,12 +356,9 @@ def test_kept_models_give_the_signals_that_were_stored(finished, tmp_path):
 
 
 def test_models_do_not_depend_on_how_many_there_are(finished, tmp_path):
-    """Pairs are drawn pair by pair, so even the members are the same; only the group is not as wide."""
-    four, six = (
+    """Pairs are drawn pair by pair, so even the members are the same."""
+    for models in (4, 6):
         run(changed(sweep={"membership": "pairs", "models": models}), tmp_path / str(models))
-        for models in (4, 6)
-    )
-    del four, six
     small, large = read_pool(tmp_path / "4"), read_pool(tmp_path / "6")
     np.testing.assert_array_equal(small.phi, large.phi[:4])
     np.testing.assert_array_equal(small.member[0], ~small.member[1])
