@@ -24,7 +24,10 @@ Expected time and result of the full sweep: not measured yet; it waits for an ac
 
 Variant `:smoke`: 16 narrow networks (width 16) on digits unless a source is given, 30 epochs, with 20% of all labels
 wrong on purpose: a network can only be right about those by having memorised them.
-SMOKE_MEASURED
+
+Expected time: 66 s from the command to the report, of which 39 train (2 CPU cores, JAX 0.10.2).
+Expected result (seed 0, n = 16 models, mean ± standard deviation): accuracy on members 97.9 ± 0.8%, on non-members
+66.8 ± 1.2% (about 80% is the best that a model without memory of the labels can do).
 """
 
 from mu_jax.config import default_config, unknown_variant

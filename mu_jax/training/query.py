@@ -54,8 +54,7 @@ def map_blocks(
     """`function(*arrays)` for a function of examples that do not meet, at most `batch_size` examples at a time.
 
     Arrays and results have the examples on their first axis. Where the last block would be shorter, it begins earlier,
-    and what it repeats is dropped. Filling it up instead copied all examples, and on JAX 0.12 two CPU devices at work
-    on that copy at once now and then gave wrong results for the last block.
+    and what it repeats is dropped: filling it up would copy all examples.
     """
     number = arrays[0].shape[0]
     size = min(batch_size, number)
