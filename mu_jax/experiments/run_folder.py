@@ -198,7 +198,11 @@ class RunFolder:
         self.changed_versions = tuple(name for name in now if saved["versions"].get(name) != now[name])
 
     def wait_for(
-        self, condition: Callable[[], bool], what: str, seconds: float | None = _WAIT_SECONDS
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        seconds: float | None = _WAIT_SECONDS,
+        poll: float = _POLL_SECONDS,
     ) -> None:
         """Return when `condition()` holds, asking again and again; InputError after `seconds` (None: never).
 
