@@ -181,7 +181,7 @@ def prepare_sweep(config: ShadowSweep, recorded_lowering: str | None = None) -> 
         mapping,
         lowering,
         # Signals too by the training's lowering. Winograd reads 32×32 images 2.5 times as fast as patches do, all
-        # blocks have one size, and φ moves by some 1e-5. And patches gave wrong signals here: see `SignalCheck`.
+        # blocks have one size, and φ moves by some 1e-5.
         *build_models(config.model, dataset, lowering, lowering),
         query_views(config.query.flip, config.query.shift, config.query.stride),
     )
