@@ -21,8 +21,8 @@ class SignalCheck:
     """Reads φ of a few images again, on one device by itself, and compares.
 
     XLA's CPU backend computes some matrix products wrongly where all its threads are taken
-    (`training.placement.pool_threads`), which is how this check earned its place: it costs a second of a group's minutes,
-    and a wrong signal is worse than none.
+    (`training.placement.pool_threads`), which is how this check earned its place: it costs a second of a group's
+    minutes, and a wrong signal is worse than none.
     """
 
     def __init__(self, setting: SweepSetting) -> None:

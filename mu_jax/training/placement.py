@@ -64,10 +64,10 @@ def usable_cores() -> int:
 def pool_threads() -> int:
     """Threads among which XLA's CPU backend shares out the work of all its devices: NPROC, else the cores.
 
-    They must outnumber the devices that are at work. Each operation leaves its unneeded helpers in the threads' queues;
-    devices that keep every thread busy, as a long loop does, fill the queues (1,024 tasks) up, work is then run in place,
-    and a parallel matrix product so run overwrites operands it has packed (measured on JAX 0.10 and 0.12;
-    `tests/training/test_pool_threads.py` is the reproduction).
+    They must outnumber the devices at work. Each operation leaves its unneeded helpers in the threads' queues; devices
+    that keep every thread busy, as a long loop does, fill the queues (1,024 tasks), work is then run in place, and a
+    parallel matrix product so run overwrites operands it has packed (JAX 0.10 and 0.12; the reproduction is
+    `tests/training/test_pool_threads.py`).
     """
     given = os.environ.get("NPROC", "")
     return int(given) if given.isdecimal() and int(given) > 0 else usable_cores()

@@ -12,7 +12,7 @@ from mu_jax.training.placement import Placement, pool_threads, usable_cores
 
 def test_products_are_right_after_long_work_on_all_devices():
     # A hundred operations a turn, each shared out among the threads, and twelve turns without a pause: more than a
-    # queue of 1,024 tasks holds. With NPROC=2 and two devices the products of the last two turns are off by 90 (JAX 0.12).
+    # queue of 1,024 tasks holds. On JAX 0.12 with NPROC=2 the products of the last two turns are off by 90.
     rng = np.random.default_rng(0)
     matrix = rng.normal(size=(576, 64)).astype(np.float32)
     columns = rng.normal(size=(576, 6416)).astype(np.float32)
