@@ -311,6 +311,70 @@ class QueryConfig:
         _require(self.batch >= 0, "query.batch", self.batch, "0 (chosen) or a positive number")
 
 
+ATTACKS = ("lira", "rmia", "calibrated_loss", "loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """Which attacks models are put to with the help of shadow models; changes no model and no signal."""
+
+    names: tuple[str, ...] = ATTACKS
+    """Of `lira`, `rmia`, `calibrated_loss` and `loss`; none of them: no attack at all."""
+    modes: tuple[str, ...] = ("online", "offline")
+    """LiRA's and RMIA's: `online` has references that were trained on an example beside those that were not, `offline`
+    only the latter."""
+    variances: tuple[str, ...] = ("per_example", "global")
+    """LiRA's: of each example, or one for all, which wins below 64 models."""
+    gamma: float = 2.0
+    """RMIA's γ: how many times as likely as another example an example has to be."""
+    offline_a: float = 0.3
+    """RMIA's a, by which offline scores guess the mean of the models trained on an example; −1 searches it, by attacks
+    on shadow models alone."""
+    vote: str = "majority"
+    """RMIA's, over several query augmentations: `majority`, comparing pairs, or `mean` of scores, much faster."""
+    population: int = 0
+    """Of how many of a target's non-members RMIA makes its comparison, drawn by the seed; 0 takes all."""
+    targets: int = 0
+    """How many shadow models are attacked in turn, the first so many; 0 takes all."""
+    fpr: tuple[float, ...] = (0.001, 0.01, 0.1)
+    """False-positive rates at which the true-positive rate is reported."""
+    bootstrap_samples: int = 500
+    """Resamples behind every interval."""
+    interval_level: float = 0.95
+    """Coverage of the intervals, in (0, 1)."""
+    gallery_images: int = 10
+    """Most and least exposed examples in the report, each."""
+
+    def __post_init__(self) -> None:
+        for key, given, known in (
+            ("names", self.names, ATTACKS),
+            ("modes", self.modes, ("online", "offline")),
+            ("variances", self.variances, ("per_example", "global")),
+        ):
+            for name in given:
+                _one_of(f"attack.{key}", name, known)
+            _require(len(set(given)) == len(given), f"attack.{key}", given, "nothing twice")
+            _require(bool(given) or key == "names", f"attack.{key}", given, "at least one")
+        _require(self.gamma > 0, "attack.gamma", self.gamma, "a positive number")
+        _require(
+            0 <= self.offline_a <= 1 or self.offline_a == -1,
+            "attack.offline_a",
+            self.offline_a,
+            "a value in [0, 1], or -1 (searched)",
+        )
+        _one_of("attack.vote", self.vote, ("majority", "mean"))
+        _require(self.population >= 0, "attack.population", self.population, "0 (all) or a positive number")
+        _require(self.targets >= 0, "attack.targets", self.targets, "0 (all) or a positive number")
+        _require(all(0 <= f <= 1 for f in self.fpr), "attack.fpr", self.fpr, "rates in [0, 1]")
+        _require(
+            self.bootstrap_samples >= 100, "attack.bootstrap_samples", self.bootstrap_samples, "at least 100"
+        )
+        _require(
+            0 < self.interval_level < 1, "attack.interval_level", self.interval_level, "a value in (0, 1)"
+        )
+        _require(self.gallery_images >= 1, "attack.gallery_images", self.gallery_images, "at least 1")
+
+
 @dataclasses.dataclass(frozen=True)
 class ShadowSweep:
     """Train many shadow models on halves of the data, many at once, and store their signals on all examples."""
@@ -326,6 +390,8 @@ class ShadowSweep:
     query: QueryConfig = QueryConfig()
     loop: LoopConfig = LoopConfig(chunk_steps=500)
     """A kill repeats a whole group, so chunks are for progress alone, and longer ones are faster."""
+    attack: AttackConfig = AttackConfig()
+    """What the finished pool is put to, each model in turn the target and the others its references."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", self.seed, "a number in [0, 2³¹)")
@@ -403,7 +469,8 @@ def _convert(field: dataclasses.Field, value: Any, key: str) -> Any:
     if isinstance(default, tuple):
         if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
             value = (value,)
-        kind = int if key.endswith("classes") else float
+        # Of an empty default the elements' type cannot be seen: those are lists of classes.
+        kind = type(default[0]) if default else int
         return tuple(_scalar(item, kind, key) for item in value)
     return _scalar(value, type(default), key)
 

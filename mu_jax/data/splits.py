@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -162,7 +163,11 @@ def _read_indices(path: Path, n_train: int) -> Int64[np.ndarray, "_"]:
     try:
         with open(path, "rb") as file:
             indices = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        # A damaged header is parsed as Python source, and fails as such.
+        *(OSError, ValueError, EOFError, zipfile.BadZipFile),
+        *(TypeError, SyntaxError, tokenize.TokenError),
+    ) as error:
         reason = "there is no such file" if not path.exists() else "it holds no plain NumPy array"
         raise InputError(
             f"forget.indices is {str(path)!r}, but {reason}, and a .npy file of integers was expected; {fix}."

@@ -13,11 +13,14 @@ from rich.table import Table
 
 from mu_jax.config import InputError
 from mu_jax.evaluation.report import comparison_table
+from mu_jax.evaluation.report.attack_tables import attack_table
+from mu_jax.evaluation.report.tables import Table as Content
 from mu_jax.experiments import devices
+from mu_jax.experiments.attack_summary import attacks_title, audit_summary
 from mu_jax.experiments.sweep_table import Summary, sweep_summary
 
 # What each experiment shows; those that are not here compare models.
-_SUMMARIES = {"shadow_sweep": sweep_summary}
+_SUMMARIES = {"shadow_sweep": sweep_summary, "audit": audit_summary}
 
 
 def join_processes(config: Any, coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -60,7 +63,18 @@ def print_results(
     if done_before:
         console.print(f"This run is done already; its results stand in {workdir}.", **plain)
     summary = _SUMMARIES.get(results.get("experiment", ""), _comparison_summary)
-    title, (header, rows), lines = summary(results, workdir)
+    title, table, lines = summary(results, workdir)
+    if table is not None:
+        _print_table(console, title, table)
+    attacks = results["tables"].get("attacks")
+    if attacks:
+        _print_table(console, attacks_title(attacks), attack_table(attacks, compact=True))
+    for line in [*lines, f"report: {workdir / 'report.html'}"]:
+        console.print(line, **plain)
+
+
+def _print_table(console: Console, title: str, content: Content) -> None:
+    header, rows = content
     narrow = console.width < 120
     table = Table(
         title=escape(title),
@@ -82,8 +96,6 @@ def print_results(
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
-    for line in [*lines, f"report: {workdir / 'report.html'}"]:
-        console.print(line, **plain)
 
 
 def _comparison_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:

@@ -119,6 +119,7 @@ class RunFolder:
         self._config, self._inputs = dict(config), dict(inputs)
         self._overrides, self._comparable = dict(overrides), comparable
         self._process = process
+        self._is_new = False
         self.changed_versions: tuple[str, ...] = ()
         """Packages whose version is not the one that began this run: its bits may differ from an undisturbed run's."""
 
@@ -166,6 +167,7 @@ class RunFolder:
                 return
             # Gone before the new config stands there: a kill in between leaves an unfinished run, not a false result.
             (self.path / "results.json").unlink(missing_ok=True)
+        self._is_new = saved is None
         write_json(
             self.path / "config.json",
             {
@@ -216,6 +218,11 @@ class RunFolder:
                     "processes with the same command, on a folder that they share."
                 )
             time.sleep(poll)
+
+    def forget_config(self) -> None:
+        """Leave a folder that this run began as if it had not: for what is found to be impossible before any work."""
+        if self._is_new:
+            (self.path / "config.json").unlink()
 
     def checkpoints(self, model: str) -> Checkpoints:
         """Where a model's checkpoints live."""

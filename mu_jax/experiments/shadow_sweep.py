@@ -4,10 +4,11 @@ Trains K models, many in one compiled program, reads their signals on all exampl
 ended, and keeps only those. Groups are what a kill may cost; several processes may share them out.
 """
 
+import contextlib
 import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from mu_jax.experiments.run_folder import RunFolder, finished_results, read_conf
 from mu_jax.experiments.signal_check import SignalCheck
 from mu_jax.experiments.signal_parts import SignalParts
 from mu_jax.experiments.signal_pool import member_sha256, read_description, read_pool, refuse_another_recipe
+from mu_jax.experiments.sweep_attacks import attack_pool
 from mu_jax.experiments.sweep_plan import SweepPlan
 from mu_jax.experiments.sweep_progress import SweepProgress
 from mu_jax.experiments.sweep_results import report_data, results_of
@@ -67,8 +69,11 @@ def run(
 
 
 def _but_for_growth(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a config, what more models may not change. The memberships themselves are compared, not their file's name."""
-    growing = ("models", "membership_file")
+    """Of a config, what more models may not change. The memberships themselves are compared, not their file's name.
+
+    Memory only sizes the groups of a new sweep; one that is begun keeps the groups of its plan.
+    """
+    growing = ("models", "membership_file", "memory_gib")
     return {**config, "sweep": {key: value for key, value in config["sweep"].items() if key not in growing}}
 
 
@@ -143,8 +148,11 @@ class _Sweep:
             )
         pool = read_pool(self.parts.signals, self.setting.produced_by())
         results = results_of(self.setting, pool, plan.placement, self.processes, compile_seconds)
-        curves = sorted(self.folder.metrics(), key=lambda line: (line["group"], line["step"]))
-        write_sweep_report(self.folder.path, report_data(self.setting, pool, results, curves))
+        attacks = attack_pool(self.setting, pool, results, self.folder.path / "scores.npz", self.shown.say)
+        # A group that another number of processes began before tells the same steps twice.
+        told = {(*line["models"], line["step"]): line for line in self.folder.metrics()}
+        curves = [told[key] for key in sorted(told)]
+        write_sweep_report(self.folder.path, report_data(self.setting, pool, results, curves, attacks))
         # Last of all: a folder with results.json is a finished run.
         write_json(self.folder.path / "results.json", results)
         return results
@@ -163,9 +171,13 @@ class _Sweep:
         plan, trainer = SweepPlan.load(path), None
         if plan is None:
             self.shown.say("compiling")
-            trainer = fit_to_memory(
-                self.setting.make_trainer, self.setting.first_placement(self.processes), self._budget
-            )
+            try:
+                trainer = fit_to_memory(
+                    self.setting.make_trainer, self.setting.first_placement(self.processes), self._budget
+                )
+            except InputError:
+                self.folder.forget_config()  # the same folder may be tried with other settings
+                raise
             sha256 = member_sha256(self.setting.membership([self.models]))
             plan = SweepPlan(trainer.placement, (self.models,), sha256)
             plan.save(path)
@@ -195,7 +207,8 @@ class _Sweep:
         if not groups:
             return 0.0
         trainer = trainer or self.setting.make_trainer(placement)
-        trainer.compile()
+        with _memory_in_words(placement):
+            trainer.compile()
         self.shown.compiled(trainer.compile_seconds)
         done = total - mine
         for group, models in groups:
@@ -206,7 +219,8 @@ class _Sweep:
                 self.folder.append_metrics(_line(group, models, report))
                 self.shown.update(group, done, report.images, report.seconds, report.loss)
 
-            trained = trainer.train(runs[group], on_chunk=on_chunk)
+            with _memory_in_words(placement):
+                trained = trainer.train(runs[group], on_chunk=on_chunk)
             self._store(group, models, runs[group], member, trained)
             done += len(models)
             self.shown.group_done(done)
@@ -269,6 +283,21 @@ class _Sweep:
             self.folder.wait_for(
                 lambda: len(self.parts.stored_models()) == self.models, "other processes", None, poll=2.0
             )
+
+
+@contextlib.contextmanager
+def _memory_in_words(placement: Placement) -> Iterator[None]:
+    """What XLA says of memory that ran out, as one sentence."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            f"Memory ran out for groups of {placement.width} models ({str(error).splitlines()[0]}); free some and give "
+            "the same command again, which goes on from the last group, or start in another --workdir with a lower "
+            "--config.sweep.memory_gib."
+        ) from None
 
 
 def groups_of(

@@ -8,6 +8,7 @@ import numpy as np
 
 from mu_jax.config import to_dict
 from mu_jax.evaluation.report import SweepReportData
+from mu_jax.evaluation.report.attack_data import AttackReportData
 from mu_jax.experiments.comparison_results import environment
 from mu_jax.experiments.signal_pool import Pool
 from mu_jax.experiments.sweep_setting import SweepSetting, model_name
@@ -90,7 +91,11 @@ def results_of(
 
 
 def report_data(
-    setting: SweepSetting, pool: Pool, results: dict[str, Any], curves: Sequence[dict[str, Any]]
+    setting: SweepSetting,
+    pool: Pool,
+    results: dict[str, Any],
+    curves: Sequence[dict[str, Any]],
+    attacks: AttackReportData | None,
 ) -> SweepReportData:
     """What the page shows beyond results.json; reads φ one model at a time."""
     candidates, usable = setting.candidates, np.flatnonzero(pool.usable)
@@ -119,4 +124,5 @@ def report_data(
         nonmember_phi=np.concatenate(pooled[False]),
         example_in_mean=means[True],
         example_out_mean=means[False],
+        attacks=attacks,
     )

@@ -7,8 +7,8 @@ from typing import Any
 from mu_jax.evaluation.report.sweep_tables import diverged, rate, summary_table
 from mu_jax.evaluation.report.tables import Table, duration
 
-# Of any experiment: the table's title, the table, and the lines beneath it.
-Summary = tuple[str, Table, list[str]]
+# Of any experiment: the table's title, the table (None: there is none), and the lines beneath it.
+Summary = tuple[str, Table | None, list[str]]
 
 
 def sweep_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:

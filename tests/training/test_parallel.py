@@ -10,7 +10,7 @@ import pytest
 from mu_jax.config import DataConfig, InputError, OptimizationConfig
 from mu_jax.models.layers import Convolution, Linear, batch_norm
 from mu_jax.models.model import Model, from_module
-from mu_jax.ops import layout_of
+from mu_jax.ops import LOWERINGS, conv, layout_of
 from mu_jax.training.chunk import Examples, label_targets
 from mu_jax.training.loop import DivergenceError, TrainingRun, train
 from mu_jax.training.parallel import ParallelTrainer
@@ -121,6 +121,17 @@ def test_the_same_run_has_the_same_bits_whatever_its_companions_its_slot_and_its
         assert bits(first[run.name]) == bits(second[run.name])
         assert bits(first[run.name]) == bits(trainer.train([run]).of(0))
     assert bits(first["shadow_0"]) != bits(first["shadow_1"])
+
+
+@pytest.mark.parametrize("lowering", ["patches", "xla"])
+@pytest.mark.parametrize("placement", [("map", 2, 2), ("vmap", 1, 3)], ids=lambda p: p[0])
+def test_companions_change_no_bits_under_other_lowerings_either(placement, lowering):
+    model = from_module(SmallNet(lowering), SHAPE)
+    trainer = trainer_of(model, placement)
+    run, others = run_of(model, 1), [run_of(model, k, size=31 - k, learning_rate=0.2) for k in (10, 11)]
+    expected = bits(trainer.train([run]).of(0))
+    assert bits(trainer.train([*others, run]).of(2)) == expected
+    assert bits(trainer.train([others[1], run]).of(1)) == expected
 
 
 def test_compilation_happens_once_for_all_groups(trainer, model):
@@ -249,20 +260,24 @@ def float64_fixture():
         yield
 
 
-def float64_model():
-    """Two layers and batch statistics in float64, so that many steps stay comparable."""
+def float64_model(lowering="winograd"):
+    """A convolution, a dense layer and batch statistics in float64, so that many steps stay comparable."""
+    layout = layout_of(lowering)
 
     def init(key):
-        first, second = jax.random.split(key)
+        first, second, third = jax.random.split(key, 3)
         params = {
-            "kernel": jax.random.normal(first, (64, 8), jnp.float64) / 8,
+            "conv": jax.random.normal(third, (3, 3, 1, 4), jnp.float64) / 3,
+            "kernel": jax.random.normal(first, (256, 8), jnp.float64) / 16,
             "head": jax.random.normal(second, (8, CLASSES), jnp.float64),
         }
         return {"params": params, "batch_stats": {"mean": jnp.zeros(8, jnp.float64)}}
 
     def apply(variables, images, *, train):
         params, stats = variables["params"], variables["batch_stats"]
-        x = images.reshape(len(images), -1).astype(jnp.float64) @ params["kernel"]
+        x = layout.arrange(images.astype(jnp.float64))
+        x = layout.restore(jnp.tanh(conv(x, params["conv"], padding=1, lowering=lowering)))
+        x = x.reshape(len(images), -1) @ params["kernel"]
         mean = x.mean(0) if train else stats["mean"]
         logits = jnp.tanh(x - mean) @ params["head"]
         return logits, ({"mean": 0.9 * stats["mean"] + 0.1 * mean} if train else stats)
@@ -270,8 +285,9 @@ def float64_model():
     return Model(init, apply)
 
 
-def test_every_placement_trains_the_models_that_the_single_loop_trains(float64):
-    model = float64_model()
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_every_placement_trains_the_models_that_the_single_loop_trains(float64, lowering):
+    model = float64_model(lowering)
     runs = [run_of(model, k) for k in range(4)]
     examples = data()
     expected = {run.name: alone(run, examples) for run in runs}

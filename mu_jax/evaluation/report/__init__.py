@@ -1,9 +1,22 @@
 """What a person reads of an experiment: figures, one self-contained page, and the table of models."""
 
+from mu_jax.evaluation.report.attack_data import AttackReportData, AttackScores
+from mu_jax.evaluation.report.attack_tables import attack_table
+from mu_jax.evaluation.report.audit_page import write_audit_report
 from mu_jax.evaluation.report.page import write_report
 from mu_jax.evaluation.report.report_data import ReportData
 from mu_jax.evaluation.report.sweep_data import SweepReportData
 from mu_jax.evaluation.report.sweep_page import write_sweep_report
 from mu_jax.evaluation.report.tables import comparison_table
 
-__all__ = ["ReportData", "SweepReportData", "comparison_table", "write_report", "write_sweep_report"]
+__all__ = [
+    "AttackReportData",
+    "AttackScores",
+    "ReportData",
+    "SweepReportData",
+    "attack_table",
+    "comparison_table",
+    "write_audit_report",
+    "write_report",
+    "write_sweep_report",
+]

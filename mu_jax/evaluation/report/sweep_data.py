@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mu_jax.config import InputError
+from mu_jax.evaluation.report.attack_data import AttackReportData
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,7 @@ class SweepReportData:
     config: dict[str, Any]
     """The resolved config."""
     curves: list[dict[str, Any]]
-    """The lines of metrics.jsonl: `group`, `epoch`, `loss`, `loss_low`, `loss_high` and others; a loss may be None."""
+    """The lines of metrics.jsonl: `models`, `epoch`, `loss`, `loss_low`, `loss_high` and others; a loss may be None."""
     member_phi: Float[np.ndarray, "_"]
     """φ of models on images they trained on, pooled over models and images; of many, a random sample does."""
     nonmember_phi: Float[np.ndarray, "_"]
@@ -30,6 +31,8 @@ class SweepReportData:
     """For each candidate, mean φ over the models that trained on it; NaN where none did."""
     example_out_mean: Float[np.ndarray, "_"]
     """For each candidate, mean φ over the models that did not, NaN where all did; in the same order."""
+    attacks: AttackReportData | None = None
+    """What membership attacks on these models give; None where none was run."""
 
     def __post_init__(self) -> None:
         inside, outside = self.example_in_mean.shape, self.example_out_mean.shape

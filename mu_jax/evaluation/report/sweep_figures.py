@@ -116,7 +116,7 @@ def training_losses(data: SweepReportData) -> bytes:
     """Mean training loss of each group over the epochs; of very many groups the range and the median."""
     groups = defaultdict(list)
     for line in data.curves:
-        groups[line["group"]].append(line)
+        groups[tuple(line["models"])].append(line)
     epochs = _epochs(data.curves)
     with drawing():
         figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from mu_jax.evaluation.report import html, sweep_figures
+from mu_jax.evaluation.report.attack_section import SHOWN_TABLES, attack_figure_drawings, attack_sections
 from mu_jax.evaluation.report.sweep_data import SweepReportData
 from mu_jax.evaluation.report.sweep_tables import (
     diverged,
@@ -64,6 +65,8 @@ _NAMED_MODELS = 5
 def write_sweep_report(directory: pathlib.Path, data: SweepReportData) -> pathlib.Path:
     """Write `figures/*.png` and then `report.html` in `directory`; returns the page's path."""
     drawings = {name: functools.partial(draw, data) for name, draw, _, _ in _FIGURES}
+    if data.attacks is not None:
+        drawings |= attack_figure_drawings(data.attacks)
     return html.write_page(directory, drawings, functools.partial(render_sweep_page, data))
 
 
@@ -81,6 +84,7 @@ def render_sweep_page(data: SweepReportData, images: Mapping[str, bytes]) -> str
         *html.header(title, where, results["question"]),
         *map(html.warning, html.data_warnings(facts) + _divergence(results)),
         f"<section class=answer><p>{escape(answer(results))}</p></section>",
+        *(attack_sections(data.attacks, images) if data.attacks is not None else []),
         "<section><h2>Models</h2>",
         html.table(summary_table(results)),
         html.notes(_terms(results)),
@@ -89,7 +93,7 @@ def render_sweep_page(data: SweepReportData, images: Mapping[str, bytes]) -> str
         "<section><h2>Speed</h2>",
         html.table(speed_table(results)),
         f"<p class=note>{escape(_timing(results))}</p></section>",
-        *_further(results),
+        *_further(data),
         *html.setting(
             {"Data": facts, "Model": results["model"], "Sweep": shown, "Environment": results["environment"]},
             data.config,
@@ -159,8 +163,11 @@ def _timing(results: Mapping[str, Any]) -> str:
     )
 
 
-def _further(results: Mapping[str, Any]) -> list[str]:
-    named = named_tables(results)
+def _further(data: SweepReportData) -> list[str]:
+    named = named_tables(data.results)
+    if data.attacks is not None:
+        # The attacks have sections of their own.
+        named = {name: table for name, table in named.items() if name not in SHOWN_TABLES}
     if not named:
         return []
     parts = (f"<h3>{escape(key)}</h3>{html.table(rows)}" for key, rows in named.items())
