@@ -19,6 +19,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of this audit.")
 _ATTACKS = flags.DEFINE_list("attacks", list(_DEFAULT.names), f"Some of {', '.join(ATTACKS)}.")
 _MODES = flags.DEFINE_list("modes", list(_DEFAULT.modes), "LiRA's and RMIA's: online, offline.")
 _VARIANCES = flags.DEFINE_list("variances", list(_DEFAULT.variances), "LiRA's: per_example, global.")
+_PROBABILITY = flags.DEFINE_string(
+    "probability", _DEFAULT.probability, "Those that RMIA compares: softmax or taylor_softmax (of logits)."
+)
 _GAMMA = flags.DEFINE_float("gamma", _DEFAULT.gamma, "RMIA's γ.")
 _OFFLINE_A = flags.DEFINE_float(
     "offline_a", _DEFAULT.offline_a, "RMIA's a, offline; −1 searches it by attacks on the references."
@@ -72,6 +75,7 @@ def _settings() -> AttackConfig:
             names=tuple(_ATTACKS.value),
             modes=tuple(_MODES.value),
             variances=tuple(_VARIANCES.value),
+            probability=_PROBABILITY.value,
             gamma=_GAMMA.value,
             offline_a=_OFFLINE_A.value,
             vote=_VOTE.value,

@@ -325,6 +325,9 @@ class AttackConfig:
     only the latter."""
     variances: tuple[str, ...] = ("per_example", "global")
     """LiRA's: of each example, or one for all, which wins below 64 models."""
+    probability: str = "softmax"
+    """The probabilities that RMIA compares: `softmax`, or `taylor_softmax` (T = 2, m = 0.6, cut after the cubic term,
+    as its paper has it), which needs all logits."""
     gamma: float = 2.0
     """RMIA's γ: how many times as likely as another example an example has to be."""
     offline_a: float = 0.3
@@ -355,6 +358,7 @@ class AttackConfig:
                 _one_of(f"attack.{key}", name, known)
             _require(len(set(given)) == len(given), f"attack.{key}", given, "nothing twice")
             _require(bool(given) or key == "names", f"attack.{key}", given, "at least one")
+        _one_of("attack.probability", self.probability, ("softmax", "taylor_softmax"))
         _require(self.gamma > 0, "attack.gamma", self.gamma, "a positive number")
         _require(
             0 <= self.offline_a <= 1 or self.offline_a == -1,

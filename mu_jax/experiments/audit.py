@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mu_jax.attacks.taylor_softmax import taylor_softmax
 from mu_jax.config import AttackConfig, DataConfig, InputError, to_dict
 from mu_jax.data import Dataset, load_dataset
 from mu_jax.evaluation.report import write_audit_report
@@ -38,7 +39,7 @@ class Audit:
     """An `.npz` file (see `audit_signals.read_audit_signals`), or the folder of a finished pool."""
     seed: int = 0
     """Draws the resamples behind the intervals, and RMIA's population where it is not all."""
-    attack: AttackConfig = AttackConfig()
+    attack: AttackConfig = dataclasses.field(default_factory=AttackConfig)
     experiment: str = "audit"
 
 
@@ -70,13 +71,17 @@ def run(
                 f"{workdir} holds an audit of what {path} was before it changed; choose another --workdir."
             )
         return done, True
-    subject = _of_pool(path, config.attack) if path.is_dir() else _of_file(path)
+    subject = _of_pool(path, config.attack) if path.is_dir() else _of_file(path, config.attack)
     say(
         f"{subject.facts['targets']:,} targets, {subject.facts['shadows']:,} references, "
         f"{subject.facts['examples']:,} examples"
     )
     with RunFolder(workdir, to_dict(config), inputs={"signals": fingerprint}, overrides={}) as folder:
-        outcome = attack_all(subject.targets, config.attack, config.seed, say)
+        try:
+            outcome = attack_all(subject.targets, config.attack, config.seed, say)
+        except InputError:
+            folder.forget_config()  # the same folder may be tried with other settings
+            raise
         report = report_of(
             outcome,
             subject.targets,
@@ -129,10 +134,15 @@ def _results(config: Audit, subject: _Subject, outcome: Outcome, report: AttackR
     }
 
 
-def _of_file(path: pathlib.Path) -> _Subject:
-    signals = read_audit_signals(path)
+def _of_file(path: pathlib.Path, settings: AttackConfig) -> _Subject:
+    signals = read_audit_signals(path, settings.probability)
     targets = SeparateTargets(
-        signals.target_phi, signals.member_target, signals.shadow_phi, signals.member_shadow
+        signals.member_target,
+        signals.target_phi,
+        signals.target_probability,
+        signals.shadow_phi,
+        signals.shadow_probability,
+        signals.member_shadow,
     )
     number, examples, queries = signals.target_phi.shape
     facts = {
@@ -183,9 +193,20 @@ def pool_targets(pool: Pool, settings: AttackConfig) -> tuple[PoolTargets, np.nd
     def rows(array: np.ndarray) -> np.ndarray:
         return array if whole else array[usable][:, examples]
 
-    return PoolTargets(
-        rows(pool.phi), rows(pool.probability), member[:, examples], settings.targets
-    ), examples
+    if settings.probability == "softmax" or "rmia" not in settings.names:
+        probability = rows(pool.probability)
+    elif pool.logits is None:
+        raise InputError(
+            "attack.probability is 'taylor_softmax', but the pool has no logits to take it of; sweep with "
+            "--config.query.logits=True, or attack with 'softmax'."
+        )
+    else:
+        labels = np.asarray(pool.labels)[examples]
+        probability = np.empty((len(usable), len(examples), pool.phi.shape[2]), np.float32)
+        for row, model in enumerate(usable):
+            logits = np.asarray(pool.logits[model])[examples]
+            probability[row] = taylor_softmax(logits, np.repeat(labels[:, None], logits.shape[1], axis=1))
+    return PoolTargets(rows(pool.phi), probability, member[:, examples], settings.targets), examples
 
 
 def _dataset_of(path: pathlib.Path, pool: Pool) -> Dataset | None:

@@ -4,12 +4,15 @@ import dataclasses
 import difflib
 import pathlib
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from scipy.special import expit
 
 from mu_jax.attacks.signals import logit_margin
+from mu_jax.attacks.taylor_softmax import taylor_softmax
 from mu_jax.config import InputError
 
 _ARRAYS = (
@@ -22,16 +25,19 @@ _ARRAYS = (
     "labels",
     "images",
 )
-# Logits that are turned into margins at a time.
+# Logits that are read at a time.
 _BLOCK_ELEMENTS = 2**24
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AuditSignals:
-    """Margins of T targets and K shadow models on the same N examples under the same A queries."""
+    """What T targets and K shadow models say of the same N examples under the same A queries."""
 
     target_phi: Float[np.ndarray, "T N A"]
     shadow_phi: Float[np.ndarray, "K N A"]
+    target_probability: Float[np.ndarray, "T N A"]
+    """Of the true class, by the signal asked for."""
+    shadow_probability: Float[np.ndarray, "K N A"]
     member_target: Bool[np.ndarray, "T N"]
     member_shadow: Bool[np.ndarray, "K N"]
     labels: Int[np.ndarray, "N"]
@@ -39,8 +45,8 @@ class AuditSignals:
     images: UInt8[np.ndarray, "N H W D"] | None
 
 
-def read_audit_signals(path: pathlib.Path) -> AuditSignals:
-    """Read and check an `.npz` file.
+def read_audit_signals(path: pathlib.Path, probability: str = "softmax") -> AuditSignals:
+    """Read and check an `.npz` file; the true class's probabilities are by `softmax` or `taylor_softmax`.
 
     | array | |
     |---|---|
@@ -51,7 +57,7 @@ def read_audit_signals(path: pathlib.Path) -> AuditSignals:
     | `images` uint8[N,H,W] or [N,H,W,D] | may be there: the report then shows them |
 
     φ is the margin z_y − logsumexp_{j≠y} z_j of `mu_jax.attacks.signals.logit_margin`. InputError, in one sentence, for
-    a file or array that is not so.
+    a file or array that is not so, and for a Taylor softmax of φ, which no longer tells it.
     """
     arrays = _read_arrays(path)
     sides = {side: _one_of(arrays, path, f"{side}_logits", f"{side}_phi") for side in ("target", "shadow")}
@@ -62,7 +68,7 @@ def read_audit_signals(path: pathlib.Path) -> AuditSignals:
             )
     examples = arrays[sides["target"]].shape[1] if arrays[sides["target"]].ndim > 1 else 0
     labels = _labels(arrays, path, sides, examples)
-    phi = {side: _margins(arrays[name], name, labels, path) for side, name in sides.items()}
+    phi = {side: _of_logits(logit_margin, arrays[name], name, labels, path) for side, name in sides.items()}
     if phi["target"].shape[1:] != phi["shadow"].shape[1:]:
         raise InputError(
             f"{sides['target']} is of {phi['target'].shape[1]} examples under {phi['target'].shape[2]} queries and "
@@ -72,9 +78,22 @@ def read_audit_signals(path: pathlib.Path) -> AuditSignals:
     member = {
         side: _member(arrays[f"member_{side}"], f"member_{side}", phi[side].shape[:2], path) for side in sides
     }
+    probabilities = {}
+    for side, name in sides.items():
+        if probability == "softmax":
+            probabilities[side] = expit(phi[side])
+        elif name.endswith("phi"):
+            raise InputError(
+                f"{path} has {name!r}, but a Taylor softmax is of all logits; save {side}_logits, or attack with "
+                "--probability=softmax."
+            )
+        else:
+            probabilities[side] = _of_logits(taylor_softmax, arrays[name], name, labels, path)
     return AuditSignals(
         target_phi=phi["target"],
         shadow_phi=phi["shadow"],
+        target_probability=probabilities["target"],
+        shadow_probability=probabilities["shadow"],
         member_target=member["target"],
         member_shadow=member["shadow"],
         labels=np.zeros(examples, np.int64) if labels is None else labels,
@@ -153,9 +172,10 @@ def _labels(
     return labels.astype(np.int64)
 
 
-def _margins(
-    array: np.ndarray, name: str, labels: Int[np.ndarray, "N"] | None, path: pathlib.Path
+def _of_logits(
+    function: Callable, array: np.ndarray, name: str, labels: Int[np.ndarray, "N"] | None, path: pathlib.Path
 ) -> Float[np.ndarray, "M N A"]:
+    """`function(logits, labels)` of each model's logits, float32[M,N,1]; φ stays as it is."""
     if name.endswith("phi"):
         return array[..., None] if array.ndim == 2 else array
     models, examples, classes = array.shape
@@ -164,13 +184,13 @@ def _margins(
             f"{name} is of {examples} examples, but there are {len(labels)} labels; query all models on the same "
             f"examples and save {path.name} again."
         )
-    phi = np.empty((models, examples, 1), np.float32)
+    found = np.empty((models, examples, 1), np.float32)
     rows = max(1, _BLOCK_ELEMENTS // classes)
     for model in range(models):
         for first in range(0, examples, rows):
             part = slice(first, first + rows)
-            phi[model, part, 0] = logit_margin(array[model, part], labels[part])
-    return phi
+            found[model, part, 0] = function(array[model, part], labels[part])
+    return found
 
 
 def _member(

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, UInt8
-from scipy.special import expit
 
 from mu_jax.attacks.calibrated_loss import calibrated_loss_scores, leave_one_out_calibrated_loss
 from mu_jax.attacks.lira import leave_one_out_lira, lira_scores
@@ -56,7 +55,7 @@ class PoolTargets:
             self._member,
             mode=mode,
             gamma=settings.gamma,
-            offline_a=settings.offline_a,
+            offline_a=max(settings.offline_a, 0.0),  # online it is not used, nor searched
             vote=settings.vote,
             population=settings.population,
             seed=seed,
@@ -73,12 +72,15 @@ class SeparateTargets:
 
     def __init__(
         self,
-        target_phi: Float[np.ndarray, "T N A"],
         target_member: Bool[np.ndarray, "T N"],
+        target_phi: Float[np.ndarray, "T N A"],
+        target_probability: Float[np.ndarray, "T N A"],
         shadow_phi: Float[np.ndarray, "K N A"],
+        shadow_probability: Float[np.ndarray, "K N A"],
         shadow_member: Bool[np.ndarray, "K N"],
     ) -> None:
         self._target, self._shadow, self._member = target_phi, shadow_phi, shadow_member
+        self._target_probability, self._probability = target_probability, shadow_probability
         self.is_member = target_member
         self.references = len(shadow_phi)
 
@@ -103,12 +105,13 @@ class SeparateTargets:
         """RMIA of each target, its non-members being the population."""
         reference = self._probability
         found = []
-        for target, (phi, member) in enumerate(zip(self._target, self.is_member, strict=True)):
+        for target, (probability, member) in enumerate(
+            zip(self._target_probability, self.is_member, strict=True)
+        ):
             z = np.flatnonzero(~member)
             if 0 < settings.population < z.size:
                 draw = np.random.default_rng([seed, target])
                 z = np.sort(draw.choice(z, settings.population, replace=False))
-            probability = _probability(phi)
             found.append(
                 rmia_scores(
                     probability,
@@ -120,7 +123,7 @@ class SeparateTargets:
                     population_index=z,
                     mode=mode,
                     gamma=settings.gamma,
-                    offline_a=settings.offline_a,
+                    offline_a=max(settings.offline_a, 0.0),
                     vote=settings.vote,
                 )
             )
@@ -129,12 +132,6 @@ class SeparateTargets:
     def search_offline_a(self, gamma: float) -> float:
         """RMIA's a, by attacks on the references alone."""
         return search_offline_a(self._probability, self._member, gamma=gamma)
-
-    @property
-    def _probability(self) -> Float[np.ndarray, "K N A"]:
-        if not hasattr(self, "_shadow_probability"):
-            self._shadow_probability = _probability(self._shadow)
-        return self._shadow_probability
 
 
 Targets = PoolTargets | SeparateTargets
@@ -262,8 +259,3 @@ def score_arrays(outcome: Outcome) -> dict[str, np.ndarray]:
 def _loss_scores(phi: Float[np.ndarray, "T N A"]) -> Float64[np.ndarray, "T N"]:
     """−log p = softplus(−φ), minus its mean over query augmentations."""
     return -np.logaddexp(0.0, -np.asarray(phi, np.float64)).mean(axis=2)
-
-
-def _probability(phi: Float[np.ndarray, "*M N A"]) -> Float[np.ndarray, "*M N A"]:
-    """p = σ(φ) in the dtype of φ: float32 rounds p to 1 only where the ratios of RMIA do not feel it."""
-    return expit(np.asarray(phi))

@@ -66,7 +66,7 @@ def print_results(
     title, table, lines = summary(results, workdir)
     if table is not None:
         _print_table(console, title, table)
-    attacks = results["tables"].get("attacks")
+    attacks = results.get("tables", {}).get("attacks")
     if attacks:
         _print_table(console, attacks_title(attacks), attack_table(attacks, compact=True))
     for line in [*lines, f"report: {workdir / 'report.html'}"]:

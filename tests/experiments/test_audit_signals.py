@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mu_jax.attacks.signals import logit_margin
+from mu_jax.attacks.signals import confidence, logit_margin
+from mu_jax.attacks.taylor_softmax import taylor_softmax
 from mu_jax.config import InputError
 from mu_jax.experiments.audit_signals import read_audit_signals
 
@@ -35,6 +36,26 @@ def test_logits_become_margins(tmp_path):
     np.testing.assert_array_equal(found.member_shadow, values["member_shadow"])
     np.testing.assert_array_equal(found.labels, values["labels"])
     assert found.images.shape == (N, 4, 5, 1)
+
+
+def test_probabilities_are_by_the_signal_asked_for(tmp_path):
+    values = arrays()
+    path = save(tmp_path, values)
+    found = read_audit_signals(path)
+    labels = np.stack([values["labels"]] * T)
+    np.testing.assert_allclose(
+        found.target_probability[..., 0], confidence(values["target_logits"], labels), rtol=1e-6
+    )
+    found = read_audit_signals(path, "taylor_softmax")
+    for model in range(K):
+        expected = taylor_softmax(values["shadow_logits"][model], values["labels"])
+        np.testing.assert_array_equal(found.shadow_probability[model, :, 0], expected)
+    del values["target_logits"]
+    path = save(tmp_path, values | {"target_phi": np.zeros((T, N))})
+    with pytest.raises(
+        InputError, match="has 'target_phi', but a Taylor softmax is of all logits; save target_logits"
+    ):
+        read_audit_signals(path, "taylor_softmax")
 
 
 def test_margins_are_taken_as_they_are(tmp_path):

@@ -114,7 +114,8 @@ def test_the_first_targets_alone():
 def test_targets_apart_from_the_references():
     member = halves(40, 300)
     phi = signals(member, 1.5, queries=2)
-    targets = SeparateTargets(phi[:8], member[:8], phi[8:], member[8:])
+    p = expit(phi)
+    targets = SeparateTargets(member[:8], phi[:8], p[:8], phi[8:], p[8:], member[8:])
     outcome = attack_all(targets, SETTINGS, 0)
     assert set(score_arrays(outcome)) == FORMS
     rows = {name: attack.row for name, attack in zip(score_arrays(outcome), outcome.attacks, strict=True)}
@@ -131,7 +132,7 @@ def test_a_target_among_its_references_is_refused():
     member = halves(12, 100)
     phi = signals(member, 1.0)
     with pytest.raises(InputError, match="among its own references"):
-        attack_all(SeparateTargets(phi[:1], member[:1], phi, member), SETTINGS, 0)
+        attack_all(SeparateTargets(member[:1], phi[:1], expit(phi[:1]), phi, expit(phi), member), SETTINGS, 0)
 
 
 def test_the_report_looks_at_the_strongest(known):
