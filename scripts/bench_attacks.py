@@ -11,10 +11,11 @@
 | `leave_one_out_lira_KxNxA` | `leave_one_out_lira` of all K targets | `lira_scores` of 2 targets, times K/2 |
 
 Either version is a process of its own, the two take turns, and each first runs once untimed: that result is compared.
-Seconds are the median of the rounds. Memory is the peak of the process (maximum resident set) after all rounds, less
-that after making the inputs. Signals are random numbers made for the size alone. Ours computes on all cores with
-threads; the definition is NumPy as it comes, which for these operations uses one. The pool of `leave_one_out_lira` is
-made of complementary pairs, since only there one `lira_scores` is the same attack. Exit code 1 where versions disagree.
+Seconds are the median of the rounds, in each of which what takes less than 0.25 s is repeated to last that long. Memory
+is the peak of the process (maximum resident set) after all rounds, less that after making the inputs. Signals are
+random numbers made for the size alone. Ours computes on all cores with threads; the definition is NumPy as it comes,
+which for these operations uses one. The pool of `leave_one_out_lira` is made of complementary pairs, since only there
+one `lira_scores` is the same attack. The exit code is 1 where the versions disagree.
 """
 
 import contextlib
@@ -33,6 +34,7 @@ from absl import flags
 from benchmarks import machine, shell
 from benchmarks.attack_case import AttackCase, parse_cases
 from benchmarks.attack_table import compare, summary
+from benchmarks.attack_worker import ROUND_SECONDS
 from benchmarks.orchestrator import Contender, measure
 from benchmarks.rows import write_rows
 from benchmarks.worker_process import Worker
@@ -96,9 +98,8 @@ def _measure_case(case: AttackCase) -> tuple[dict[str, Any], dict[str, Any]]:
         facts = sides["ours"].worker.ask("describe")
         load = os.getloadavg()
         ours, definition = sides.values()
-        measure(
-            [ours], [definition], dataclasses.asdict(case), rounds=shell.ROUNDS.value, seconds=1.0, say=say
-        )
+        fields, rounds = dataclasses.asdict(case), shell.ROUNDS.value
+        measure([ours], [definition], fields, rounds=rounds, seconds=ROUND_SECONDS, say=say)
         if not ours.rates:
             raise InputError(f"The case {case.name!r} cannot run here: {ours.unavailable}; make it smaller.")
         details = {
@@ -108,7 +109,7 @@ def _measure_case(case: AttackCase) -> tuple[dict[str, Any], dict[str, Any]]:
             "augmentations": case.views,
             "population": case.population,
             "items": case.items,
-            "rounds": shell.ROUNDS.value,
+            "rounds": rounds,
             "inputs_bytes": ours.facts["inputs_bytes"],
             **{name: _details(one, case) for name, one in sides.items()},
             "load_average": [round(one, 2) for one in load],
@@ -141,11 +142,9 @@ def _details(one: Contender, case: AttackCase) -> dict[str, Any]:
     whole = 1 if case.per_example else case.items
     seconds = [whole / rate for rate in one.rates]
     peak = one.worker.ask("memory")["peak_bytes"]
-    wall = statistics.median(one.facts["items_a_round"] / rate for rate in one.rates)
     return {
         "seconds": float(f"{statistics.median(seconds):.4g}"),
         "seconds_of_rounds": [float(f"{value:.4g}") for value in seconds],
-        "round_seconds": float(f"{wall:.4g}"),
         "peak_bytes": peak,
         "above_inputs_bytes": peak - one.facts["inputs_peak_bytes"],
         "others_share": round(one.others_share, 3),

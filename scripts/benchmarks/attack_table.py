@@ -10,9 +10,8 @@ from benchmarks.table import number
 
 TOLERANCE = 1e-6
 """Scores of the two versions may differ by so much; RMIA's counts may not differ at all."""
-# Rounds in which other programs had more of the cores than this say little; the system counts in hundredths of a
-# second, so of short rounds the share says nothing.
-_DISTURBED, _SHORTEST = 0.1, 0.25
+# Rounds in which other programs had more of the cores than this say little.
+_DISTURBED = 0.1
 
 
 def compare(case: AttackCase, ours: np.ndarray, definition: np.ndarray) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def notes_of(row: Mapping[str, Any]) -> list[str]:
     reason = details["definition"].get("unavailable")
     if reason:
         notes.append(f"{row['case']}: the definition was skipped: {reason}.")
-    done, items = details["definition"].get("items_a_round"), details["items"]
+    done, items = details["definition"].get("items_a_run"), details["items"]
     if done and done < items:
         what = (
             "targets, each a call of lira_scores" if details["kind"] == "leave_one_out_lira" else "examples"
@@ -68,10 +67,7 @@ def notes_of(row: Mapping[str, Any]) -> list[str]:
         notes.append(
             f"{row['case']}: of the public scorer 0.7 s an example is reported; a reported figure, not measured here."
         )
-    sides = [details[side] for side in ("ours", "definition")]
-    disturbed = max(
-        (side["others_share"] for side in sides if side.get("round_seconds", 0.0) >= _SHORTEST), default=0.0
-    )
+    disturbed = max(details[side].get("others_share", 0.0) for side in ("ours", "definition"))
     if disturbed > _DISTURBED:
         notes.append(
             f"WARNING: {row['case']}: other programs used up to {disturbed:.0%} of the cores in a round; "

@@ -246,8 +246,7 @@ def row(**details):
         "seconds": 0.01,
         "above_inputs_bytes": 2**29,
         "others_share": 0.0,
-        "round_seconds": 1.0,
-        "items_a_round": 1,
+        "items_a_run": 1,
     }
     details = {
         "kind": "lira",
@@ -264,7 +263,7 @@ def row(**details):
 def test_the_summary_warns():
     busy = row()["details"]["ours"] | {"others_share": 0.4}
     assert "WARNING: a: other programs used up to 40% of the cores" in summary([row(ours=busy)])
-    assert "WARNING" not in summary([row(ours=busy | {"round_seconds": 0.01})])
+    assert "WARNING" not in summary([row(ours=busy | {"others_share": 0.1})])
     text = summary([row(agree=False, max_difference=0.5, counts_differ=3)])
     assert text.splitlines()[2] == (
         "| a | 10 ms | 12.3 s | 1,230× | 0.50 / 0.50 | 1.00 | 5.0e-01 (3 counts differ) |"
