@@ -367,7 +367,12 @@ class AttackConfig:
             "a value in [0, 1], or -1 (searched)",
         )
         _one_of("attack.vote", self.vote, ("majority", "mean"))
-        _require(self.population >= 0, "attack.population", self.population, "0 (all) or a positive number")
+        _require(
+            self.population == 0 or self.population >= 2,
+            "attack.population",
+            self.population,
+            "0 (all) or at least 2",
+        )
         _require(self.targets >= 0, "attack.targets", self.targets, "0 (all) or a positive number")
         _require(all(0 <= f <= 1 for f in self.fpr), "attack.fpr", self.fpr, "rates in [0, 1]")
         _require(

@@ -4,6 +4,7 @@ Any setting of the config file can be overridden: `--config.train.epochs=5`. Sta
 `--distributed`, or with `--coordinator=HOST:PORT --processes=P --process=I`, the processes share one run's work.
 """
 
+import os
 import pathlib
 import re
 import sys
@@ -40,6 +41,10 @@ _FAILED, _BAD_INPUT, _DIVERGED, _INTERRUPTED = 1, 2, 3, 130
 
 def _fail(message: object, code: int) -> NoReturn:
     print(f"mu-jax: {message}", file=sys.stderr, flush=True)
+    if flags.FLAGS.is_parsed() and (_DISTRIBUTED.value or _COORDINATOR.value):
+        # On its way out JAX would wait minutes for the other processes, which may be waiting for this one's work.
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code)
 
 

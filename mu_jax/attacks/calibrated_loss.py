@@ -19,9 +19,12 @@ BLOCK = 2**14
 """Margins of a model that are turned into losses at a time, in float64."""
 
 
-def loss_scores_from_phi(phi: Float[Array | np.ndarray, "*batch N"]) -> Float[np.ndarray, "*batch N"]:
-    """Minus the loss softplus(−φ), in nats: the plain loss attack where margins are stored and logits are not."""
-    return -_softplus_of_minus(_finite("phi", np.asarray(phi)))
+def loss_scores_from_phi(phi: Float[Array | np.ndarray, "M N *A"]) -> Float[np.ndarray, "M N"]:
+    """Minus the loss softplus(−φ) of M models, in nats, averaged over A augmentations: float64, higher = member.
+
+    The plain loss attack where margins are stored and logits are not.
+    """
+    return -_losses("phi", np.asarray(phi))
 
 
 def calibrated_loss_scores(

@@ -1,9 +1,10 @@
 """Each model of a pool as the target in turn, the others as its references, with no leak by counting.
 
-In a pool where each example is in exactly half of the K models, an example that the target was trained on is left
-with one IN model fewer than OUT models, and any score that feels how many there are tells members by that alone. So
-with the target goes, for each example, one model on the other side: what is left of either side then does not depend
-on the target's membership.
+In a pool where each example is in the same number of the K models, an example that the target was trained on is left
+with one IN model fewer and one OUT model more than the others, and any score that feels how many there are tells
+members by that alone. So with the target goes, for each example, one model on the other side: what is left of either
+side is then the same number for all. Where examples differ in the number of models that hold them, this does *not*
+help, and plain exclusion may not either: `balance.py` is for those.
 """
 
 import numpy as np

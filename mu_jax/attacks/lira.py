@@ -70,27 +70,52 @@ def lira_scores(
     disagree, values that are not finite, an example with fewer than two models on a side that the mode uses, and a
     target that is one of its own references (all φ equal).
     """
+    scores = lira_scores_of_targets(
+        np.asarray(target_phi)[None],
+        shadow_phi,
+        member,
+        mode=mode,
+        variance=variance,
+        reference_quirks=reference_quirks,
+    )
+    return scores[0]
+
+
+def lira_scores_of_targets(
+    target_phi: Float[Array | np.ndarray, "T N *A"],
+    shadow_phi: Float[Array | np.ndarray, "K N *A"],
+    member: Bool[Array | np.ndarray, "K N"],
+    *,
+    mode: Literal["online", "offline"] = "online",
+    variance: Literal["per_example", "global"] = "per_example",
+    reference_quirks: bool = False,
+) -> Float64[np.ndarray, "T N"]:
+    """`lira_scores` of T targets against the same references, which are read once."""
     _check_settings(mode, variance)
-    target, (shadow, holds) = np.asarray(target_phi), _checked_pool("shadow_phi", shadow_phi, member)
-    if target.shape != np.shape(shadow_phi)[1:]:
+    targets, (shadow, holds) = np.asarray(target_phi), _checked_pool("shadow_phi", shadow_phi, member)
+    if targets.shape[1:] != np.shape(shadow_phi)[1:]:
         raise InputError(
-            f"target_phi has shape {target.shape} and shadow_phi {np.shape(shadow_phi)}, but expected shadow_phi's "
-            "shape without its first axis; query the target with the examples and augmentations of the pool."
+            f"target_phi has shape {targets.shape[1:]} and shadow_phi {np.shape(shadow_phi)}, but expected "
+            "shadow_phi's shape without its first axis; query the target with the examples and augmentations of the "
+            "pool."
         )
-    target = target.reshape(shadow.shape[1:])
-    require_finite("target_phi", target)
-    _refuse_own_reference(target, shadow)
+    targets = targets.reshape(len(targets), *shadow.shape[1:])
+    for target in targets:
+        require_finite("target_phi", target)
+        _refuse_own_reference(target, shadow)
     sides = (holds, ~holds) if mode == "online" else (~holds,)
     _require_models(sides, mode, variance, removed=0)
     if reference_quirks:
-        return _reference_code_scores(target.astype(np.float64), shadow, sides, variance)
+        return _reference_code_scores(targets.astype(np.float64), shadow, sides, variance)
     fitted = []
     for count, mean, squares in side_statistics("shadow_phi", shadow, sides):
         spread = squares / (count - 1)[:, None]
         if variance == "global":
             spread = np.broadcast_to(squares.sum(axis=0) / np.sum(count - 1), mean.shape)
         fitted.append((mean.ravel(), _floored(spread.ravel(), mean.ravel())))
-    return _scores(target.astype(np.float64).ravel(), fitted, shadow.shape[2])
+    return np.stack(
+        [_scores(target.astype(np.float64).ravel(), fitted, shadow.shape[2]) for target in targets]
+    )
 
 
 def leave_one_out_lira(
@@ -205,11 +230,11 @@ def _scores(
 
 
 def _reference_code_scores(
-    target: Float64[np.ndarray, "N A"],
+    targets: Float64[np.ndarray, "T N A"],
     shadow: Float[np.ndarray, "K N A"],
     sides: tuple[Bool[np.ndarray, "K N"], ...],
     variance: str,
-) -> Float64[np.ndarray, "N"]:
+) -> Float64[np.ndarray, "T N"]:
     """What the authors' public code computes (tensorflow/privacy, research/mi_lira_2021), its sign turned to ours."""
     sides = tuple(side & (np.cumsum(side, axis=0) <= side.sum(axis=0).min()) for side in sides)
     statistics = side_statistics("shadow_phi", shadow, sides)
@@ -222,10 +247,10 @@ def _reference_code_scores(
         else:
             std = np.sqrt(of.squares / of.count[:, None])
         std = std + 1e-30
-        log_density.append(-(((target - side_medians(shadow, side)) / std) ** 2) / 2 - np.log(std))
+        log_density.append(-(((targets - side_medians(shadow, side)) / std) ** 2) / 2 - np.log(std))
     if len(sides) == 1:
-        return -(log_density[0] - np.log(2 * np.pi) / 2).mean(axis=1)
-    return (log_density[0] - log_density[1]).mean(axis=1)
+        return -(log_density[0] - np.log(2 * np.pi) / 2).mean(axis=2)
+    return (log_density[0] - log_density[1]).mean(axis=2)
 
 
 def _check_settings(mode: str, variance: str) -> None:

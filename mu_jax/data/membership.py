@@ -161,7 +161,7 @@ def _plain_array(file: BinaryIO) -> np.ndarray | None:
     try:
         return np.load(file, allow_pickle=False)
     # A damaged header is parsed as Python source, and fails as such.
-    except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError):
+    except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, OverflowError):
         return None
 
 

@@ -20,5 +20,5 @@ def attacks_title(rows: Sequence[Mapping[str, Any]]) -> str:
 def audit_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
     """An audit has no table but that of its attacks; the files with every score and the most exposed examples."""
     a = results["attack"]["offline_a"]
-    searched = [f"RMIA offline: a = {a:g}"] if a is not None else []
+    searched = [f"RMIA offline: a = {', '.join(f'{one:g}' for one in a)}"] if a else []
     return "", None, [*searched, f"scores: {workdir / 'scores.npz'}"]

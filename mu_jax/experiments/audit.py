@@ -13,18 +13,11 @@ from mu_jax.config import AttackConfig, DataConfig, InputError, to_dict
 from mu_jax.data import Dataset, load_dataset
 from mu_jax.evaluation.report import write_audit_report
 from mu_jax.evaluation.report.attack_data import AttackReportData
+from mu_jax.experiments.attack_targets import PoolTargets, SeparateTargets, Targets
 from mu_jax.experiments.audit_signals import read_audit_signals
 from mu_jax.experiments.comparison_results import environment
 from mu_jax.experiments.files import atomic_write, write_json
-from mu_jax.experiments.membership_attacks import (
-    Outcome,
-    PoolTargets,
-    SeparateTargets,
-    Targets,
-    attack_all,
-    report_of,
-    score_arrays,
-)
+from mu_jax.experiments.membership_attacks import Outcome, attack_all, report_of, score_arrays
 from mu_jax.experiments.run_folder import RunFolder, finished_results, read_config
 from mu_jax.experiments.signal_pool import Pool, read_pool, signals_folder
 
@@ -50,7 +43,7 @@ class _Subject:
     targets: Targets
     facts: dict[str, Any]
     examples: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | None
     class_names: tuple[str, ...] = ()
     images: np.ndarray | None = None
 
@@ -111,7 +104,7 @@ def exposed_rows(report: AttackReportData, number: int) -> list[dict[str, Any]]:
     return [
         {
             "example": int(report.examples[i]),
-            "label": int(report.labels[i]),
+            "label": None if report.labels is None else int(report.labels[i]),
             "exposure": float(report.exposure[i]),
         }
         for i in order
@@ -181,12 +174,20 @@ def _of_pool(path: pathlib.Path, settings: AttackConfig) -> _Subject:
 def pool_targets(pool: Pool, settings: AttackConfig) -> tuple[PoolTargets, np.ndarray]:
     """The pool's sound models as targets, and the positions of its examples that were members of some, not of all."""
     usable = np.flatnonzero(pool.usable)
-    member = np.asarray(pool.member[usable])
-    examples = np.flatnonzero(member.any(axis=0) & ~member.all(axis=0))
-    if len(usable) < 2 or not len(examples):
+    examples = np.arange(0)
+    while len(usable):
+        member = np.asarray(pool.member[usable])
+        examples = np.flatnonzero(member.any(axis=0) & ~member.all(axis=0))
+        held = member[:, examples].sum(axis=1)
+        # A file may give a model all examples or none: nothing tells its members from others.
+        mixed = (held > 0) & (held < len(examples))
+        if mixed.all():
+            break
+        usable = usable[mixed]
+    if len(usable) < 2:
         raise InputError(
-            f"The pool has {len(usable)} models that did not diverge and {len(examples)} examples that are members of "
-            "some and not of others, but expected both; train it with more models."
+            f"The pool has {len(usable)} models that did not diverge and were trained on some of its examples and not "
+            "on others, but expected at least 2; train it with more models."
         )
     whole = len(usable) == len(pool.member) and len(examples) == pool.member.shape[1]
 

@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import pathlib
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,7 @@ _ARRAYS = (
     "labels",
     "images",
 )
+_DEPTHS = ((), (1,), (3,))
 # Logits that are read at a time.
 _BLOCK_ELEMENTS = 2**24
 
@@ -40,8 +43,8 @@ class AuditSignals:
     shadow_probability: Float[np.ndarray, "K N A"]
     member_target: Bool[np.ndarray, "T N"]
     member_shadow: Bool[np.ndarray, "K N"]
-    labels: Int[np.ndarray, "N"]
-    """All zero where the file has none."""
+    labels: Int[np.ndarray, "N"] | None
+    """None where the file has none."""
     images: UInt8[np.ndarray, "N H W D"] | None
 
 
@@ -78,6 +81,7 @@ def read_audit_signals(path: pathlib.Path, probability: str = "softmax") -> Audi
     member = {
         side: _member(arrays[f"member_{side}"], f"member_{side}", phi[side].shape[:2], path) for side in sides
     }
+    _refuse_same_models(phi["target"], phi["shadow"], member["target"], member["shadow"])
     probabilities = {}
     for side, name in sides.items():
         if probability == "softmax":
@@ -96,7 +100,7 @@ def read_audit_signals(path: pathlib.Path, probability: str = "softmax") -> Audi
         shadow_probability=probabilities["shadow"],
         member_target=member["target"],
         member_shadow=member["shadow"],
-        labels=np.zeros(examples, np.int64) if labels is None else labels,
+        labels=labels,
         images=_images(arrays.get("images"), examples, path),
     )
 
@@ -118,7 +122,11 @@ def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"--signals is {str(path)!r}, but there is no such file; check the path.") from None
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
+    except (
+        *(OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error),
+        # A damaged header is parsed as Python source, and fails as such.
+        *(TypeError, SyntaxError, tokenize.TokenError),
+    ) as error:
         raise InputError(f"{path} cannot be read as plain arrays ({error}); {fix}.") from None
 
 
@@ -210,12 +218,31 @@ def _member(
     return array
 
 
+def _refuse_same_models(
+    target_phi: Float[np.ndarray, "T N A"],
+    shadow_phi: Float[np.ndarray, "K N A"],
+    target_member: Bool[np.ndarray, "T N"],
+    shadow_member: Bool[np.ndarray, "K N"],
+) -> None:
+    """Models of the same members whose φ differs by no more than another batch size makes it are one."""
+    for target, member in enumerate(target_member):
+        for shadow in np.flatnonzero((shadow_member == member).all(axis=1)):
+            if np.allclose(target_phi[target], shadow_phi[shadow], rtol=1e-3, atol=1e-3):
+                raise InputError(
+                    f"Target {target} and shadow {shadow} have the same members and the same φ, but expected no target "
+                    "among its own references; leave that shadow out."
+                )
+
+
 def _images(array: np.ndarray | None, examples: int, path: pathlib.Path) -> Any:
     if array is None:
         return None
-    if array.dtype != np.uint8 or array.ndim not in (3, 4) or len(array) != examples:
+    shape_is_right = (
+        array.ndim in (3, 4) and len(array) == examples and array.size and array.shape[3:] in _DEPTHS
+    )
+    if array.dtype != np.uint8 or not shape_is_right:
         raise InputError(
-            f"images have dtype {array.dtype} and shape {list(array.shape)}, but expected uint8 [N,H,W] or [N,H,W,D] "
-            f"of the {examples} examples; leave them out of {path.name}, or save them so."
+            f"images have dtype {array.dtype} and shape {list(array.shape)}, but expected uint8 [N,H,W], gray, or "
+            f"[N,H,W,3], in colour, of the {examples} examples; leave them out of {path.name}, or save them so."
         )
     return array[..., None] if array.ndim == 3 else array

@@ -1,5 +1,6 @@
 """A run folder: config, metrics, checkpoints and results of one experiment, safe to kill and to start again."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -119,7 +120,7 @@ class RunFolder:
         self._config, self._inputs = dict(config), dict(inputs)
         self._overrides, self._comparable = dict(overrides), comparable
         self._process = process
-        self._is_new = False
+        self._began = time.time()
         self.changed_versions: tuple[str, ...] = ()
         """Packages whose version is not the one that began this run: its bits may differ from an undisturbed run's."""
 
@@ -144,7 +145,7 @@ class RunFolder:
         except OSError as error:
             self._lock.close()
             raise InputError(
-                f"--workdir {self.path} cannot be locked ({error.strerror}); choose a folder on a local disk."
+                f"--workdir {self.path} cannot be locked ({error.strerror}); choose one whose file system can."
             ) from None
         try:
             self._open() if self._process == 0 else self._join()
@@ -153,11 +154,21 @@ class RunFolder:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is not None:
+            # Other processes, which wait for this one's work, are told.
+            reason = " ".join(str(error).split()) or kind.__name__
+            self._failure(self._process).write_text(f"{reason}\n")
         self._lock.close()
 
+    def _failure(self, process: int) -> pathlib.Path:
+        return self.path / f".failed.process_{process}"
+
     def _open(self) -> None:
-        for pattern in _LEFTOVERS:  # of writes that a kill cut short
+        for pattern in (
+            *_LEFTOVERS,
+            ".failed.process_*",
+        ):  # of writes that a kill cut short, and of former failures
             for path in self.path.glob(pattern):
                 path.unlink()
         saved = read_config(self.path)
@@ -167,7 +178,6 @@ class RunFolder:
                 return
             # Gone before the new config stands there: a kill in between leaves an unfinished run, not a false result.
             (self.path / "results.json").unlink(missing_ok=True)
-        self._is_new = saved is None
         write_json(
             self.path / "config.json",
             {
@@ -212,6 +222,13 @@ class RunFolder:
         """
         began = time.monotonic()
         while not condition():
+            for failure in self.path.glob(".failed.process_*"):
+                with contextlib.suppress(OSError):  # another start may be removing it
+                    if failure.stat().st_mtime >= self._began and failure != self._failure(self._process):
+                        raise InputError(
+                            f"Process {failure.name.rpartition('_')[2]} of this run has failed: "
+                            f"{failure.read_text().strip()}"
+                        )
             if seconds is not None and time.monotonic() - began > seconds:
                 raise InputError(
                     f"Process {self._process} waited {seconds:.0f} seconds in {self.path} for {what}; start all "
@@ -220,9 +237,8 @@ class RunFolder:
             time.sleep(poll)
 
     def forget_config(self) -> None:
-        """Leave a folder that this run began as if it had not: for what is found to be impossible before any work."""
-        if self._is_new:
-            (self.path / "config.json").unlink()
+        """Leave a folder without work in it as if it had not been begun: for settings found to be impossible."""
+        (self.path / "config.json").unlink(missing_ok=True)
 
     def checkpoints(self, model: str) -> Checkpoints:
         """Where a model's checkpoints live."""

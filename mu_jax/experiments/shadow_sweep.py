@@ -222,6 +222,7 @@ class _Sweep:
             with _memory_in_words(placement):
                 trained = trainer.train(runs[group], on_chunk=on_chunk)
             self._store(group, models, runs[group], member, trained)
+            del trained  # its weights, before the next group has its own
             done += len(models)
             self.shown.group_done(done)
         return trainer.compile_seconds
@@ -266,7 +267,12 @@ class _Sweep:
                 "loss": trained.loss,
                 "member_accuracy": (right & inside).sum(axis=1) / inside.sum(axis=1),
                 "nonmember_accuracy": (right & ~inside).sum(axis=1) / (~inside).sum(axis=1),
-                "trained_samples": np.array([run.trained_samples for run in runs]),
+                "trained_samples": np.array(
+                    [
+                        run.trained_samples if step < 0 else int(step) * run.optimization.batch_size
+                        for run, step in zip(runs, trained.diverged_step, strict=True)
+                    ]
+                ),
                 "seconds": np.full(len(models), trained.seconds / len(models)),
                 "query_seconds": np.full(len(models), trained.query_seconds / len(models)),
             },

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ from mu_jax.experiments.signal_pool import (
     signals_folder,
 )
 
+# Longer than any write takes: a process of a former start may still be at the same part.
+_LEFT_OVER_SECONDS = 600.0
 _Rows = Mapping[int, tuple[Group, int]]
 """Model to the part that holds it and its place there; what is not here is in the finished pool."""
 
@@ -65,7 +68,7 @@ class SignalParts:
             path = self.parts / f"group_{group:06d}_{again}.npz"
         with _writing(path):
             self.parts.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self.parts, path.name)
+            _remove_leftovers(self.parts, path.name, _LEFT_OVER_SECONDS)
             write_group(path, models, signals, facts)
 
     def stored_models(self) -> set[int]:
@@ -291,7 +294,9 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _remove_leftovers(folder: pathlib.Path, name: str) -> None:
-    """Of writes of the file `name` that a kill cut short."""
+def _remove_leftovers(folder: pathlib.Path, name: str, age: float = 0.0) -> None:
+    """Of writes of the file `name` that a kill cut short `age` seconds ago or more."""
     for path in folder.glob(f".{name}.*"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= age:
+                path.unlink(missing_ok=True)

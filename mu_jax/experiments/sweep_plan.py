@@ -42,7 +42,12 @@ class SweepPlan:
             raise InputError(
                 f"{path} is damaged ({type(error).__name__}: {error}); run the sweep in another --workdir."
             ) from None
-        return cls(Placement(**fields), blocks, sha256)
+        try:
+            return cls(Placement(**fields), blocks, sha256)
+        except InputError as error:
+            raise InputError(
+                f"{path} has groups over {fields['devices']} devices a process, and that cannot change: {error}"
+            ) from None
 
     def grown_to(
         self, models: int, membership: Callable[[list[int]], np.ndarray], path: pathlib.Path

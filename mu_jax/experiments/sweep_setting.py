@@ -122,7 +122,9 @@ class SweepSetting:
             "map": int(min(max(_IMAGES_A_GROUP // max(images, 1), 1), _MOST_BY_MAP)),
             "vmap": _MOST_BY_VMAP,
         }
-        chosen = min(by_mapping[inside], math.ceil(each / devices))
+        # As few groups as fit, all of one size: a kill costs no more than it must.
+        groups = math.ceil(each / (devices * by_mapping[inside]))
+        chosen = math.ceil(each / (devices * groups))
         return Placement(inside, devices, sweep.models_per_device or chosen)
 
     def make_trainer(self, placement: Placement) -> ParallelTrainer:

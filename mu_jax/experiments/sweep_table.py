@@ -17,7 +17,8 @@ def sweep_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
     title = f"{results['data']['name']}: {models:,} shadow model{'' if models == 1 else 's'}"
     lines = [
         f"speed: {rate(sweep.get('models_per_minute'))} models per minute, "
-        f"{rate(sweep.get('images_per_second'))} images/s",
+        f"{rate(sweep.get('images_per_second'))} images/s"
+        + ("" if sweep["processes"] == 1 else " a process"),
         "time: " + ", ".join(_times(sweep)),
     ]
     if lost := len(diverged(results)):

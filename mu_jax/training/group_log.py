@@ -71,7 +71,10 @@ class GroupLog:
         )
         now = time.perf_counter()
         taken = np.arange(loss.shape[1]) < counts[:, None]
-        self._failed |= (~(np.isfinite(loss) & np.isfinite(norm)) & taken).any(axis=1)
+        broken = ~(np.isfinite(loss) & np.isfinite(norm)) & taken
+        # A model that diverged takes no more steps, in this chunk and those after.
+        steps = np.where(self._failed, 0, np.where(broken.any(axis=1), broken.argmax(axis=1), counts))
+        self._failed |= broken.any(axis=1)
         live = (counts > 0) & ~self._failed
 
         def means(values: np.ndarray) -> np.ndarray:
@@ -91,7 +94,7 @@ class GroupLog:
                 loss_high=float(losses.max(initial=-np.inf)) if live.any() else float("nan"),
                 accuracy=float(accuracies.mean()) if live.any() else float("nan"),
                 learning_rate=float(rates[self._longest, max(counts[self._longest] - 1, 0)]),
-                images=int(counts.sum()) * run.optimization.batch_size,
+                images=int(steps.sum()) * run.optimization.batch_size,
                 seconds=now - self._began,
                 diverged=int(self._failed.sum()),
             )

@@ -99,19 +99,36 @@ def fit_to_memory(
     `budget(placement)` is in bytes a device. InputError where not even one model fits.
     """
     while True:
-        trainer = make_trainer(placement)
-        needed, allowed = trainer.bytes_per_device(), budget(placement)
-        if allowed is None or needed <= allowed:
+        allowed = budget(placement)
+        try:
+            trainer = make_trainer(placement)
+            needed = trainer.bytes_per_device()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            needed = None  # nobody knows how much, only that it is not there
+        if needed is not None and (allowed is None or needed <= allowed):
             return trainer
+        trainer = None  # the next one needs its memory
         if placement.models_per_device > 1:
             placement = dataclasses.replace(placement, models_per_device=placement.models_per_device // 2)
         elif placement.devices > 1 and jax.default_backend() == "cpu":
             placement = dataclasses.replace(placement, devices=placement.devices // 2)
         else:
+            told = "ran out of memory"
+            if needed is not None:
+                told = f"takes {_size(needed)} of memory, but there are {_size(allowed)}"
             raise InputError(
-                f"Training one model takes {needed / 2**30:.2f} GiB of memory, but there are {allowed / 2**30:.2f}; "
-                "use a smaller batch_size, model.width or data set, or a device with more memory."
+                f"Training one model {told}; use a smaller batch_size, model.width or data set, or a device with more "
+                "memory."
             )
+
+
+def _size(number: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if number >= size / 4:
+            return f"{number / size:.2f} {unit}"
+    return f"{number / 2**10:.1f} KiB"
 
 
 def _free_host_bytes(root: pathlib.Path = pathlib.Path("/")) -> int | None:
@@ -123,8 +140,38 @@ def _free_host_bytes(root: pathlib.Path = pathlib.Path("/")) -> int | None:
                 limits.append(1024 * int(line.split()[1]))
     elif hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    group = root / "sys/fs/cgroup"
-    limit, current = group / "memory.max", group / "memory.current"
-    if limit.exists() and current.exists() and limit.read_text().strip() != "max":
-        limits.append(int(limit.read_text()) - int(current.read_text()))
-    return min(limits, default=None)
+    return min([*limits, *_control_group_bytes(root)], default=None)
+
+
+def _control_group_bytes(root: pathlib.Path) -> list[int]:
+    """What the control groups of this process, of either version, and those above them, still allow."""
+    membership = root / "proc/self/cgroup"
+    found = []
+    for line in membership.read_text().splitlines() if membership.exists() else ["0::/"]:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = top / path.strip("/")
+        # A container sees its own group at the top, under another name than the host's.
+        above = [group, *group.parents] if group.exists() else [top]
+        for folder in above[: above.index(top) + 1]:
+            found.extend(_group_bytes(folder, *names))
+    return found
+
+
+def _group_bytes(folder: pathlib.Path, limit: str, usage: str, cache: str) -> list[int]:
+    try:
+        allowed, used = (folder / limit).read_text().strip(), int((folder / usage).read_text())
+        if allowed == "max":
+            return []
+        # File pages that nobody uses are given back before anything is refused.
+        lines = (folder / "memory.stat").read_text().splitlines() if (folder / "memory.stat").exists() else []
+        idle = next((int(line.split()[1]) for line in lines if line.split()[0] == cache), 0)
+        return [int(allowed) - max(used - idle, 0)]
+    except (OSError, ValueError):
+        return []

@@ -48,9 +48,9 @@ def test_hand_values():
 
 def test_plain_loss_is_that_of_the_logits():
     logits, labels = margins(30, 5), np.arange(30) % 5
-    got = loss_scores_from_phi(np.asarray(logit_margin(logits, labels)))
+    got = loss_scores_from_phi(np.asarray(logit_margin(logits, labels))[None])[0]
     np.testing.assert_allclose(got, loss_scores(logits, labels), rtol=1e-5)
-    extreme = loss_scores_from_phi(np.array([-1e38, -800.0, 0.0, 50.0, 800.0], np.float32))
+    extreme = loss_scores_from_phi(np.array([[-1e38, -800.0, 0.0, 50.0, 800.0]], np.float32))[0]
     np.testing.assert_allclose(extreme, [-1e38, -800, -np.log(2), -np.exp(-50), 0], rtol=1e-7)
 
 
@@ -103,7 +103,7 @@ def test_difficulty_cancels():
     rng = np.random.default_rng(0)
     member = halves(16, 2000)
     phi = 4 * rng.normal(size=2000) + 2 * member + 0.3 * rng.normal(size=(16, 2000))
-    plain = auc(loss_scores_from_phi(phi[3]), member[3])
+    plain = auc(loss_scores_from_phi(phi)[3], member[3])
     calibrated = auc(leave_one_out_calibrated_loss(phi, member, targets=[3])[0], member[3])
     assert calibrated > plain + 0.2
 

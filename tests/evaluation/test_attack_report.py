@@ -22,7 +22,8 @@ from mu_jax.evaluation.report import (
     write_audit_report,
     write_sweep_report,
 )
-from mu_jax.evaluation.report.attack_answer import alarms, attack_answer, in_words, strongest
+from mu_jax.evaluation.report.attack_answer import alarms, attack_answer, in_words
+from mu_jax.evaluation.report.attack_data import by_strength
 from mu_jax.evaluation.report.attack_figures import (
     attack_roc,
     attack_scores,
@@ -31,16 +32,18 @@ from mu_jax.evaluation.report.attack_figures import (
     thinned,
 )
 from mu_jax.evaluation.report.attack_gallery import exposed, exposed_images, exposure_tables
-from mu_jax.evaluation.report.attack_section import attack_figure_drawings, attack_sections
+from mu_jax.evaluation.report.attack_section import attack_figure_drawings, attack_sections, left_out
 from mu_jax.evaluation.report.attack_tables import (
     detail_table,
     fine_percent,
     headline_fpr,
+    learned_on,
     operating_table,
     target_aucs,
     transfer_table,
 )
 from mu_jax.evaluation.report.audit_page import render_audit_page
+from mu_jax.evaluation.report.sweep_page import render_sweep_page
 
 FORMS = (
     ("lira", "online", "global"),
@@ -49,6 +52,7 @@ FORMS = (
     ("calibrated_loss", None, None),
     ("loss", None, None),
 )
+SWEEP_FIGURES = ("signals", "examples", "accuracies", "training_losses")
 FIRST_COLOR, SECOND_COLOR = "#0072b2", "#009e73"
 
 
@@ -179,9 +183,9 @@ def make_sweep(attacks: AttackReportData | None) -> SweepReportData:
     return SweepReportData(results, {}, [], nothing, nothing, nothing, nothing, attacks)
 
 
-def render(data: AttackReportData) -> str:
+def render(data: AttackReportData, **changes) -> str:
     images = dict.fromkeys(attack_figure_drawings(data), b"png")
-    return render_audit_page(data, make_results(data), images)
+    return render_audit_page(data, make_results(data, **changes), images)
 
 
 def visible(text: str) -> str:
@@ -244,6 +248,24 @@ def test_few_false_positives_are_marked():
     assert attack_table([row], compact=True)[1][0][2] == "~12.3 (9)"
 
 
+@pytest.mark.parametrize(
+    ("false_positives", "value", "wanted"),
+    [
+        (10, 0.554, "55.4 (93.2 / 99.2)"),
+        (9, 0.554, "~55.4 (93.2 / 99.2)"),
+        (0, None, "–"),
+        (0, 1.0, "–"),
+        (None, None, "– (93.2 / 99.2)"),
+    ],
+)
+def test_predictive_values_say_on_how_little_they_stand(false_positives, value, wanted):
+    row = make_row()
+    for entry in row["ppv"]:
+        entry["false_positives"] = false_positives
+        entry["ppv"] = value if entry["prior"] == 0.01 or false_positives == 0 else entry["ppv"]
+    assert attack_table([row])[1][0][-1] == wanted
+
+
 def test_compact_table_fits_a_terminal():
     rows = [make_row(attack=a, mode=m, variance=v) for a, m, v in FORMS]
     header, cells = attack_table(rows, compact=True)
@@ -264,7 +286,10 @@ def test_other_tables_by_hand():
     assert transfer_table([row]) is None
     row["tpr_at_fpr"][2] |= {"shadow_threshold_tpr": 0.25, "shadow_threshold_fpr": 0.0071}
     header, cells = transfer_table([row, make_row(attack="rmia")])
-    assert [cell[1:] for cell in cells] == [["25.0 (0.71)"], ["–"]] and "1% FPR" in header[1]
+    assert [cell[1:] for cell in cells] == [["25.0 (0.71%)"], ["–"]] and "1% FPR" in header[1]
+    for number, shown in ((1432, "1,432 FP"), (9, "only 9 FP"), (0, "no FP")):
+        row["tpr_at_fpr"][2]["shadow_threshold_false_positives"] = number
+        assert transfer_table([row])[1][0][1] == f"25.0 (0.71%, {shown})"
     # The SD of 70 and 72 is √2.
     assert detail_table([row])[1][0][1:] == ["71.0 ± 1.4", "70.0", "72.0", "21.2", "65.5", "30.2"]
 
@@ -288,12 +313,40 @@ def test_rows_that_hold_hardly_anything():
     row = {"attack": "loss"}
     assert attack_table([row]) == (["Attack", "AUC %", "Balanced accuracy %"], [["loss", "–", "–"]])
     assert detail_table([row])[1] == [["loss", *6 * ["–"]]]
-    assert attack_answer([row])
+    assert attack_answer([row]) and attack_answer([row | {"auc": None, "interval": {"auc": [0.6, 0.7]}}, row])
     bare = make_row(ppv=None, stability=None, per_target=None, tpr_at_fpr=[{"fpr": 0.01, "tpr": 0.1}])
     data = make_data(attacks=1)
     data = dataclasses.replace(data, attacks=[AttackScores(bare, data.attacks[0].scores)])
     words = visible(render(data))
     assert "PPV" not in words and "stable" not in words and "71.2" in words
+
+
+def test_what_thresholds_were_learned_on():
+    rows = [{"thresholds": "shadow models"}, {"thresholds": "other targets"}, {"thresholds": "shadow models"}]
+    assert learned_on(rows, 1) == "shadow models or other targets"
+    assert learned_on([{"thresholds": "cross-fitted"}], 1) == "other examples of the same target"
+    # Rows of older runs do not say.
+    assert [learned_on([{}], targets) for targets in (1, 2)] == [
+        "other examples of the same target",
+        "other targets",
+    ]
+
+
+@pytest.mark.parametrize("source", ["shadow models", "other targets", "cross-fitted"])
+def test_the_page_says_what_thresholds_were_learned_on(source):
+    data = make_data(targets=1, attacks=1)
+    row = data.attacks[0].row | {"thresholds": source}
+    if source != "cross-fitted":
+        row["tpr_at_fpr"][1] |= {"shadow_threshold_tpr": 0.25, "shadow_threshold_fpr": 0.0071}
+    words = visible(render(dataclasses.replace(data, attacks=[AttackScores(row, data.attacks[0].scores)])))
+    named = {"cross-fitted": "other examples of the same target"}.get(source, source)
+    assert f"by a threshold learned on {named}; 50%" in words
+    assert f"by thresholds learned on {named}." in words
+    assert ("With thresholds learned on" in words) == (source != "cross-fitted")
+    assert (f"It is that of a threshold learned on {named}" in words) == (source != "cross-fitted")
+    assert "– stands where it has no false positive" in words
+    for other in {"shadow models", "other targets"} - {source}:
+        assert f"learned on {other}" not in words
 
 
 def test_small_rates_keep_a_second_digit():
@@ -324,22 +377,47 @@ def test_the_answer_by_hand():
     assert not any("flatters" in sentence for sentence in attack_answer([make_row()]))
 
 
-def test_an_interval_that_holds_one_half_is_no_leak():
+def test_an_interval_that_holds_one_half_shows_neither_leak_nor_privacy():
     interval = {"auc": [0.496, 0.512], "level": 0.95}
     null = make_row(auc=0.504, interval=interval, tpr_at_fpr=[])
     assert attack_answer([null]) == [
-        "The attack, LiRA online with global variance, cannot tell members from non-members: the AUC is 50.4% "
-        "[49.6, 51.2], and 50% is a guess."
+        "The attack, LiRA online with global variance, is not shown to tell members from non-members here: the AUC is "
+        "50.4%, and the AUC interval [49.6, 51.2] contains 50%, which is a guess.",
+        "That this attack found no evidence is no proof of privacy: another attack, or more targets, examples or "
+        "shadow models, may find some.",
     ]
-    assert attack_answer([null, null | {"attack": "rmia"}])[0].startswith(
-        "None of the attacks can tell members"
+    verdict, caution, *_ = attack_answer([null, null | {"attack": "rmia", "auc": 0.502}])
+    assert verdict == (
+        "None of the 2 attacks is shown to tell members from non-members here: the AUC of the strongest, LiRA online "
+        "with global variance, is 50.4%, and the AUC interval [49.6, 51.2] contains 50%, which is a guess."
     )
+    assert caution.startswith("That these attacks found no evidence is no proof of privacy")
+    assert not any("no proof" in sentence for sentence in attack_answer([null, make_row()]))
+    # Without an interval nothing is claimed either way.
+    bare = attack_answer([null | {"auc": 0.9, "interval": None}])
+    assert "is not shown" in bare[0] and "the AUC is 90.0%, and there is no interval" in bare[0]
     # What the AUC averages away is said, unless it hangs on a handful of false positives.
     point = {"fpr": 0.01, "tpr": 0.03, "false_positives": 140, "interval": [0.025, 0.035]}
     leak = attack_answer([null | {"tpr_at_fpr": [point]}])
     assert any("finds 3.0% [2.5, 3.5] of the members at one false alarm in a hundred" in s for s in leak)
+    # Of many rates some interval misses the guess by chance.
+    chance = null | {"tpr_at_fpr": [point | {"tpr": 0.0125, "interval": [0.0103, 0.015]}]}
+    assert any("the 1 rate looked at" in s for s in attack_answer([chance]))
+    assert not any(sentence.startswith("Yet") for sentence in attack_answer([chance, chance]))
     few = attack_answer([null | {"tpr_at_fpr": [point | {"false_positives": 9}]}])
     assert not any(sentence.startswith("Yet") for sentence in few)
+
+
+def test_the_strongest_of_many_may_be_chance():
+    # The bounds of 5 intervals at 95% lie 2.576 / 1.960 times as far off.
+    rows = [make_row(auc=0.5, interval={"auc": [0.49, 0.51], "level": 0.95})] * 4
+    for sign in (1, -1):
+        for half_width, chance in ((0.0151, False), (0.0153, True)):
+            value = 0.5 + 0.02 * sign
+            bounds = [value - half_width, value + half_width]
+            row = make_row(auc=value, interval={"auc": bounds, "level": 0.95})
+            assert any("may be chance" in said for said in attack_answer([row, *rows])) == chance
+            assert not any("may be chance" in said for said in attack_answer([row]))
 
 
 def test_an_auc_below_one_half_leaks_too():
@@ -351,9 +429,28 @@ def test_an_auc_below_one_half_leaks_too():
 
 
 def test_the_strongest_is_the_surest_and_then_the_farthest_from_one_half():
+    nothing = np.zeros((1, 1))
     weak, strong = make_row(), make_row(auc=0.2, interval={"auc": [0.19, 0.21]})
     unsure = make_row(auc=0.9, interval={"auc": [0.4, 1.0]})
-    assert strongest([weak, strong, unsure]) is strong
+    bare, alike = make_row(auc=0.95, interval=None), make_row()
+    rows = [bare, weak, unsure, strong, alike]
+    attacks = [AttackScores(row, nothing) for row in rows]
+    ordered = by_strength(attacks)
+    # Those alike stay in the order given, and the list handed in stays as it was.
+    assert [rows.index(attack.row) for attack in ordered[:1]] == [3]
+    assert [id(attack.row) for attack in ordered] == [id(row) for row in (strong, weak, alike, bare, unsure)]
+    assert [attack.row for attack in attacks] == rows
+    assert "AUC 20.0%" in attack_answer(rows)[0]
+
+
+def test_the_page_orders_attacks_as_its_verdict_does():
+    data = make_data(attacks=3)
+    turned = dataclasses.replace(data, attacks=data.attacks[::-1])
+    names = [attack.name for attack in by_strength(turned.attacks)]
+    assert names[0] == "LiRA, online, global variance" and turned.attacks[0].name != names[0]
+    words = visible(render(turned))
+    assert words.index(names[0]) < words.index(names[1]) < words.index(names[2])
+    assert attack_roc(turned) == attack_roc(data)
 
 
 def test_few_false_positives_and_one_target_are_said():
@@ -441,7 +538,9 @@ def test_ties_everywhere_are_drawn(value, targets):
     tied = make_attack(np.full(data.is_member.shape, value), data.is_member)
     data = dataclasses.replace(data, attacks=[tied])
     draw_all(data)
-    assert "cannot tell members from non-members: the AUC is 50.0%" in visible(render(data))
+    words = visible(render(data))
+    assert "is not shown to tell members from non-members here: the AUC is 50.0%" in words
+    assert "cannot tell" not in words and "no proof of privacy" in words
 
 
 def test_infinite_scores_are_drawn():
@@ -480,6 +579,15 @@ def test_extremes_are_the_most_and_the_least_exposed():
     lone = dataclasses.replace(data, exposure=np.array([np.nan] * 5 + [0.3]), class_names=())
     assert exposure_tables(lone)[0][1] == [["#1005", "2", "+0.30"]] and exposure_tables(lone)[1][1] == []
     assert drawn_pixels(exposed_images(lone)).std() > 0
+
+
+def test_examples_without_labels_show_none():
+    data = make_data(labels=None, examples=6, exposure=np.array([0.5, np.nan, -0.25, 1.0, 0.5, 0.0]))
+    (header, most), _ = exposure_tables(data)
+    assert header == ["Example", "Exposure"] and most[0] == ["#1003", "+1.00"]
+    labelled = make_data(examples=6, exposure=data.exposure)
+    assert drawn_pixels(exposed_images(data)).shape[0] < drawn_pixels(exposed_images(labelled)).shape[0]
+    assert "cat" not in visible(render(dataclasses.replace(data, images=None)))
 
 
 def test_the_histogram_shows_both_sides():
@@ -569,9 +677,45 @@ def test_a_sweep_page_shows_its_attacks_after_the_answer(tmp_path):
 
 
 def test_a_sweep_page_without_attacks(tmp_path):
-    path = write_sweep_report(tmp_path, make_sweep(None))
+    sweep = make_sweep(None)
+    path = write_sweep_report(tmp_path, sweep)
     words = visible(path.read_text(encoding="utf-8"))
     assert "ROC curves" not in words and not list((tmp_path / "figures").glob("attack*"))
+    # Rows without their scores are shown as a table of attacks, not as they are stored.
+    assert "Balanced accuracy %" in words and "row printed twice" not in words
+    sweep.results["tables"] = {"attacks": [make_row()], "impossible_attacks": []}
+    words = visible(render_sweep_page(sweep, dict.fromkeys(SWEEP_FIGURES, b"png")))
+    assert "71.2 [70.8, 71.6]" in words and "tpr_at_fpr" not in words and "Left out" not in words
+    assert "Further numbers" not in words
+    for tables in ({}, {"attacks": [], "impossible_attacks": []}):
+        sweep.results["tables"] = tables
+        words = visible(render_sweep_page(sweep, dict.fromkeys(SWEEP_FIGURES, b"png")))
+        assert "Attacks" not in words
+
+
+def test_attacks_left_out_are_said_with_the_reason():
+    impossible = [
+        {"attack": "lira", "mode": "online", "variance": "per_example", "reason": "Too few: 3 < 4."},
+        {"attack": "rmia", "mode": "online", "variance": None, "reason": "Too few: 3 < 4."},
+        {"attack": "loss", "reason": "Another."},
+        {"attack": "loss"},
+    ]
+    assert left_out(impossible) == [
+        "<p class=note>Left out: LiRA online, per example; RMIA online: Too few: 3 &lt; 4.</p>",
+        "<p class=note>Left out: loss: Another.</p>",
+        "<p class=note>Left out: loss: no reason was given.</p>",
+    ]
+    said = "Left out: LiRA online, per example; RMIA online: Too few: 3 < 4."
+    data = make_data(attacks=1)
+    tables = {"attacks": [attack.row for attack in data.attacks], "impossible_attacks": impossible}
+    pages = [render(data, tables=tables)]
+    for attacks, held in ((data, tables), (None, {"impossible_attacks": impossible})):
+        sweep = make_sweep(attacks)
+        sweep.results["tables"] = held
+        names = [*SWEEP_FIGURES, *(attack_figure_drawings(data) if attacks else [])]
+        pages.append(render_sweep_page(sweep, dict.fromkeys(names, b"png")))
+    for words in map(visible, pages):
+        assert words.count(said) == 1 and "impossible_attacks" not in words and "Further numbers" not in words
 
 
 def test_bad_data_is_refused():

@@ -9,15 +9,19 @@ import pytest
 
 from mu_jax.config import InputError
 from mu_jax.evaluation import roc
+from mu_jax.evaluation.intervals import balanced_accuracy_interval
 from mu_jax.evaluation.many_targets import (
     checked_targets,
     evaluate_targets,
     predictive_value,
     shadow_decisions,
+    thresholds_of,
 )
 from mu_jax.evaluation.membership import evaluate_scores
 from mu_jax.evaluation.thresholds import best_threshold
 from mu_jax.evaluation.two_way_bootstrap import score_bins
+
+SHADOW = ("shadow_threshold_tpr", "shadow_threshold_fpr", "shadow_threshold_false_positives")
 
 
 def plain(value):
@@ -86,16 +90,25 @@ def test_pooled_statistics_are_those_of_all_pairs(digits):
         point = roc.operating_point(flat, truth, rate)
         assert (row["fpr"], row["tpr"], row["false_positives"]) == (rate, point.tpr, point.false_positives)
         assert row["interval"][0] <= row["tpr"] <= row["interval"][1]
-    low, high = got["interval"]["auc"]
-    assert low < got["auc"] < high
+    for key in ("auc", "accuracy"):
+        low, high = got["interval"][key]
+        assert low < got[key] < high
     assert got["per_target"]["auc"] == [roc.auc(s, m) for s, m in zip(scores, member, strict=True)]
     assert got["per_target"]["auc_sd"] == pytest.approx(np.std(got["per_target"]["auc"], ddof=1))
     assert len(got["ppv"]) == 3 * len(rates)
     for row, (found, prior) in zip(
         got["ppv"], [(r, p) for r in got["tpr_at_fpr"] for p in (0.01, 0.1, 0.5)], strict=True
     ):
+        count = found["shadow_threshold_false_positives"]
         value = predictive_value(found["shadow_threshold_tpr"], found["shadow_threshold_fpr"], prior)
-        assert row == {"fpr": found["fpr"], "prior": prior, "ppv": value}
+        assert count == round(found["shadow_threshold_fpr"] * got["nonmembers"])
+        assert row == {
+            "fpr": found["fpr"],
+            "prior": prior,
+            "ppv": value if count else None,
+            "false_positives": count,
+        }
+    assert got["thresholds"] == "other targets"
 
 
 def test_shadow_decisions_equal_thresholds_learned_on_other_targets_and_examples():
@@ -144,12 +157,15 @@ def test_one_target_is_evaluate_scores():
     want = evaluate_scores(scores[0], member[0], fpr=(0.01, 0.1), samples=100, seed=4)
     assert plain(got)
     for row in want["tpr_at_fpr"]:
-        row |= {"shadow_threshold_tpr": None, "shadow_threshold_fpr": None}
+        row |= dict.fromkeys(SHADOW)
     assert got | want == got
     assert got["targets"] == 1 and got["resampled"] == "examples" and got["samples"] == 100
     assert got["per_target"] == {"auc": [got["auc"]], "auc_sd": None}
+    assert got["thresholds"] == "cross-fitted"
     point = roc.operating_point(scores[0], member[0], 0.1)
     assert got["ppv"][4]["ppv"] == predictive_value(point.tpr, point.fpr, 0.1)
+    assert got["ppv"][4]["false_positives"] == point.false_positives > 0
+    assert got["ppv"][0] == {"fpr": 0.01, "prior": 0.01, "ppv": None, "false_positives": 0}
     assert set(got) == set(evaluate_targets(scores, member, samples=10))
 
 
@@ -173,9 +189,70 @@ def test_without_both_sides_to_learn_from_there_is_no_shadow_threshold():
     member = np.array([[True, False], [True, False]])
     got = evaluate_targets(np.array([[1.0, 0.0], [1.0, 0.0]]), member, fpr=(0.1,), samples=20)
     assert got["accuracy"] is got["advantage"] is got["interval"]["accuracy"] is None
-    assert got["tpr_at_fpr"][0]["shadow_threshold_tpr"] is None
-    assert got["ppv"][0]["ppv"] == 1  # the target-optimal threshold's
+    assert [got["tpr_at_fpr"][0][key] for key in SHADOW] == [None] * 3
+    assert got["thresholds"] is None
+    # The target-optimal threshold's: no false positive among two non-members says nothing of a prior of 1%.
+    assert got["ppv"][0] == {"fpr": 0.1, "prior": 0.01, "ppv": None, "false_positives": 0}
     assert plain(got)
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_thresholds_of_shadow_models_judge_all_targets(targets):
+    rng = np.random.default_rng(2)
+    scores, member = (x[:targets] for x in drawn(rng, 4, 70))
+    shadow, shadow_member = drawn(rng, 6, 50)
+    shadow, scores = np.round(shadow, 1), np.round(scores, 1)
+    shadow[0, 0], scores[0, 0], shadow_member[1] = -np.inf, np.inf, True  # one shadow model may lack a side
+    rates = (0.0, 0.05, 0.3)
+    settings = {"fpr": rates, "samples": 20}
+    got = evaluate_targets(scores, member, **settings, shadow_scores=shadow, shadow_is_member=shadow_member)
+    assert plain(got) and got["thresholds"] == "shadow models"
+    truth, pool = member.ravel(), (shadow.ravel(), shadow_member.ravel())
+    called = scores.ravel() >= best_threshold(*pool)
+    assert got["accuracy"] == pytest.approx(roc.balanced_accuracy(called, truth), abs=1e-15)
+    assert got["advantage"] == pytest.approx(roc.advantage(called, truth), abs=1e-15)
+    if targets == 1:
+        assert got["interval"]["accuracy"] == list(balanced_accuracy_interval(called, truth))
+    for row, rate in zip(got["tpr_at_fpr"], rates, strict=True):
+        point = roc.operating_point(*pool, rate)
+        called = (scores.ravel() >= point.threshold) & (point.true_positives > 0)
+        assert tuple(row[key] for key in SHADOW) == (*roc.rates(called, truth), np.sum(called & ~truth))
+    for row in got["ppv"]:
+        found = next(x for x in got["tpr_at_fpr"] if x["fpr"] == row["fpr"])
+        assert row["false_positives"] == found["shadow_threshold_false_positives"]
+        assert (row["ppv"] is None) == (row["false_positives"] == 0)
+    # All else is as without shadow models.
+    want = evaluate_targets(scores, member, **settings)
+    for key in ("auc", "best_accuracy", "per_target", "members"):
+        assert got[key] == want[key]
+    assert set(got) == set(want)
+
+
+def test_shadow_thresholds_that_call_nobody_or_everybody():
+    better_without = np.array([[0.0, 1.0]]), np.array([[True, False]])
+    found = thresholds_of(*better_without, (0.0, 1.0))
+    assert found == (None, (None, 0.0))
+    assert not found.decide(np.array([[np.inf, 0.0]])).best.any()
+    everybody = thresholds_of(np.array([[0.0, 0.0, 1.0]]), np.array([[True, False, True]]), (1.0,))
+    assert everybody.decide(np.array([[-np.inf, 1.0]])).at_fpr[0].tolist() == [[False, True]]
+    assert thresholds_of(None, None, (0.1,)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, m: (s, None), "shadow_is_member is None, but expected both"),
+        (lambda s, m: (None, m), "shadow_scores is None, but expected both"),
+        (lambda s, m: (s, m * 1), "shadow_is_member has dtype int64, but expected booleans"),
+        (lambda s, m: (s[1:], m), "shadow_scores have shape \\(1, 6\\) and shadow_is_member \\(2, 6\\)"),
+        (lambda s, m: (s * np.nan, m), "shadow_scores of 2 of 2 shadow models, 0 the first, hold NaN"),
+        (lambda s, m: (s, m | True), "shadow_is_member has 12 members and 0 non-members"),
+    ],
+)
+def test_bad_shadow_models(change, message):
+    member = np.tile(np.arange(6) % 2 == 0, (2, 1))
+    with pytest.raises(InputError, match=message):
+        inspect.unwrap(thresholds_of)(*change(np.ones((2, 6)), member), (0.1,))
 
 
 def test_many_distinct_scores_are_binned_without_moving_the_pooled_rates():
@@ -200,7 +277,7 @@ def test_read_only_memory_maps_are_read_and_kept(tmp_path):
     [
         (lambda s, m: (s, m.astype(int)), "is_member has dtype int64, but expected booleans"),
         (lambda s, m: (s > 0, m), "scores have dtype bool, but expected real numbers"),
-        (lambda s, m: (s[0], m[0]), "expected both to be \\[targets, examples\\]"),
+        (lambda s, m: (s[0], m[0]), "expected both to be \\[targets, examples\\]; give a single model"),
         (lambda s, m: (s[:, 1:], m), "scores have shape \\(3, 9\\) and is_member \\(3, 10\\)"),
         (lambda s, m: (s, m | (np.arange(3) == 1)[:, None]), "target 1 has 10 members and 0 non-members"),
         (lambda s, m: (s, m & (np.arange(3) != 2)[:, None]), "target 2 has 0 members and 10 non-members"),

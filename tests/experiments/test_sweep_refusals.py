@@ -61,7 +61,9 @@ def test_bad_membership_files_are_refused_and_nothing_is_written(tmp_path, kind)
 
 def test_too_little_memory_for_one_model_is_one_sentence(tmp_path):
     config = changed(sweep={"memory_gib": 1e-6})
-    with pytest.raises(InputError, match=r"Training one model takes .* GiB of memory, but there are 0\.00"):
+    with pytest.raises(
+        InputError, match=r"Training one model takes .* MiB of memory, but there are 1\.0 KiB"
+    ):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "plan.json").exists()
     # The folder may be tried again, with other settings too.

@@ -147,6 +147,8 @@ def test_compilation_happens_once_for_all_groups(trainer, model):
     try:
         trainer.train([run_of(model, k, size=20 + k) for k in range(20, 20 + trainer.placement.width)])
         assert not compiled
+        jax.jit(lambda x: x * 3 + len(compiled))(jnp.arange(7.0))
+        assert compiled  # the event is still called so
     finally:
         jax.monitoring.clear_event_listeners()
 
@@ -189,6 +191,33 @@ def test_a_model_that_diverges_is_marked_and_frozen_and_the_others_go_on(trainer
     for i in range(width - 1):
         assert np.isfinite(group.loss[i])
         assert bits(group.of(i)) == bits(undisturbed.of(i))
+
+
+def test_a_frozen_model_is_bitwise_as_it_was_before_the_chunk_that_broke_it(trainer, model):
+    jump = {"schedule": "step", "step_epochs": 2.0, "step_factor": 1e30}
+    run = run_of(model, 1, size=16, epochs=3.8, **jump)  # 2 steps an epoch, 4 a chunk
+    group = trainer.train([run])
+    assert 4 < group.diverged_step[0] < run.steps
+    expected = trainer.train([run_of(model, 1, size=16, epochs=2.0, **jump)])
+    assert expected.diverged_step[0] == -1
+    assert bits(group.of(0)) == bits(expected.of(0))
+
+
+def test_a_model_that_breaks_in_its_first_chunk_is_left_with_its_fresh_weights(trainer, model):
+    run = run_of(model, 1, learning_rate=1e30)
+    group = trainer.train([run])
+    assert 0 <= group.diverged_step[0] < 4
+    fresh = variables_of(initial_state(run.recipe.model, run.recipe.make_optimizer(), run.keys()[0]))
+    for ours, theirs in zip(jax.tree.leaves(group.of(0)), jax.tree.leaves(fresh), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_images_of_a_diverged_model_are_not_counted(model):
+    trainer = trainer_of(model, ("map", 1, 2))
+    reports = []
+    group = trainer.train([run_of(model, 0), run_of(model, 1, learning_rate=1e30)], on_chunk=reports.append)
+    steps = run_of(model, 0).steps + int(group.diverged_step[1])
+    assert sum(report.images for report in reports) == 8 * steps
 
 
 def test_weights_that_overflow_in_the_last_step_are_marked_too(model):

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mu_jax.evaluation.intervals import proportion_interval
-from mu_jax.evaluation.report.attack_data import AttackReportData, AttackScores
+from mu_jax.evaluation.report.attack_data import AttackReportData, AttackScores, by_strength
 from mu_jax.evaluation.report.drawing import WIDTH, as_png, drawing, legend, log_scale, printable
 from mu_jax.evaluation.report.palette import Style, model_styles
 from mu_jax.evaluation.report.tables import percent
@@ -28,7 +28,7 @@ _TAIL = 1e-3
 
 def attack_styles(data: AttackReportData) -> dict[str, Style]:
     """A colour and line for each attack by its name, the same in figures and tables."""
-    return model_styles(attack.name for attack in data.attacks)
+    return model_styles(attack.name for attack in by_strength(data.attacks))
 
 
 def attack_roc(data: AttackReportData) -> bytes:
@@ -40,7 +40,7 @@ def attack_roc(data: AttackReportData) -> bytes:
         figure = Figure(figsize=(WIDTH, 5.3 + 0.21 * ((len(data.attacks) + 2) // 2)), layout="constrained")
         linear, logarithmic = figure.subplots(1, 2)
         handles = []
-        for attack in data.attacks:
+        for attack in by_strength(data.attacks):
             style = styles[attack.name]
             curve = roc_curve(attack.scores.ravel(), member.ravel())
             _bands(linear, logarithmic, attack, member, curve, style, low_fpr, low_tpr)

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from mu_jax.evaluation.report.attack_data import AttackReportData
 from mu_jax.evaluation.report.drawing import WIDTH, as_png, drawing, printable
+from mu_jax.evaluation.report.gallery import draw_image
 from mu_jax.evaluation.report.tables import Table
 
 # Inches.
@@ -34,23 +34,31 @@ def exposed(data: AttackReportData, most: int) -> tuple[Int[np.ndarray, "_"], In
 
 
 def exposure_tables(data: AttackReportData) -> tuple[Table, Table]:
-    """The most and the least exposed examples: index, label, exposure."""
+    """The most and the least exposed examples: index, label where there are labels, exposure."""
+    labelled = data.labels is not None
     most, least = (
-        [[f"#{data.examples[i]}", example_label(data, i), _signed(data.exposure[i])] for i in chosen.tolist()]
+        [
+            [
+                f"#{data.examples[i]}",
+                *([example_label(data, i)] if labelled else []),
+                _signed(data.exposure[i]),
+            ]
+            for i in chosen.tolist()
+        ]
         for chosen in exposed(data, _MOST_ROWS)
     )
-    header = ["Example", "Label", "Exposure"]
+    header = ["Example", *(["Label"] if labelled else []), "Exposure"]
     return (header, most), (header, least)
 
 
 def exposed_images(data: AttackReportData) -> bytes:
-    """The most and the least exposed images, under their labels, with index and exposure beneath.
+    """The most and the least exposed images, under their labels if they have any, with index and exposure beneath.
 
     All is drawn on one axes whose unit is the inch: a grid of small axes would take seconds to lay out.
     """
     groups = zip(("Most exposed", "Least exposed"), exposed(data, _MOST_IMAGES), strict=True)
     groups = [(heading, chosen) for heading, chosen in groups if chosen.size]
-    cell = _LINE + _IMAGE + _LINE + _GAP
+    cell = _above(data) + _IMAGE + _LINE + _GAP
     height = sum(_HEADING + math.ceil(chosen.size / _COLUMNS) * cell for _, chosen in groups) + 0.05
     with drawing():
         figure = Figure(figsize=(WIDTH, height))
@@ -69,27 +77,26 @@ def exposed_images(data: AttackReportData) -> bytes:
 
 
 def example_label(data: AttackReportData, i: int) -> str:
-    """The class of the i-th example by name, or by number where classes have none."""
+    """The class of the i-th example by name, or by number where classes have none; empty without labels."""
+    if data.labels is None:
+        return ""
     label = int(data.labels[i])
     return data.class_names[label] if 0 <= label < len(data.class_names) else str(label)
 
 
 def _example(axes: Axes, data: AttackReportData, i: int, left: float, top: float) -> None:
-    image = data.images[i]
-    tall, wide = image.shape[:2]
-    scale = _IMAGE / max(tall, wide)
-    upper = top - _LINE
-    extent = (left, left + wide * scale, upper - tall * scale, upper)
-    axes.text(left, upper + 0.05, printable(example_label(data, i), 16), fontsize=8.5, parse_math=False)
-    # Nearest: an 8×8 digit is 64 squares, not a blur.
-    shown = image[..., 0] if image.shape[-1] == 1 else image
-    axes.imshow(shown, cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest", aspect="auto")
-    frame = {"fill": False, "edgecolor": "#bbbbbb", "linewidth": 0.6}
-    axes.add_patch(Rectangle(extent[::2], wide * scale, tall * scale, **frame))
+    upper = top - _above(data)
+    label = printable(example_label(data, i), 16)
+    axes.text(left, upper + 0.05, label, fontsize=8.5, parse_math=False)
+    lower = draw_image(axes, data.images[i], left, upper, _IMAGE) - 0.04
     text = {"fontsize": 8, "va": "top", "color": "#333333"}
-    lower = extent[2] - 0.04
     axes.text(left, lower, f"#{data.examples[i]}", **text)
     axes.text(left + _IMAGE, lower, _signed(data.exposure[i]), ha="right", **text)
+
+
+def _above(data: AttackReportData) -> float:
+    """Room for a label."""
+    return 0.0 if data.labels is None else _LINE
 
 
 def _signed(value: float | np.floating) -> str:

@@ -1,33 +1,30 @@
 """The part of a page that is about membership attacks: the answer, tables, figures, and what their words mean."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
 
 from mu_jax.evaluation.report import html
 from mu_jax.evaluation.report.attack_answer import attack_answer, in_words, level
-from mu_jax.evaluation.report.attack_data import AttackReportData
+from mu_jax.evaluation.report.attack_data import AttackReportData, by_strength
 from mu_jax.evaluation.report.attack_figures import FEW_TARGETS, attack_roc, attack_scores, attack_styles
 from mu_jax.evaluation.report.attack_gallery import exposed_images, exposure_tables
 from mu_jax.evaluation.report.attack_tables import (
     FEW_FALSE_POSITIVES,
+    Row,
     attack_table,
     detail_table,
+    learned_on,
     operating_table,
+    short_name,
     transfer_table,
 )
 from mu_jax.evaluation.report.tables import count
 
-SHOWN_TABLES = ("attacks", "exposed")
+SHOWN_TABLES = ("attacks", "exposed", "impossible_attacks")
 """Names in `results["tables"]` of what these sections show in their own way; a page prints only the other tables."""
-
-_TRANSFER = (
-    "<p class=note>An attacker cannot see whom the target was trained on. Such a threshold is learned on other targets "
-    "and other examples, so it meets the false-positive rate asked for only on average; in parentheses the rate that "
-    "it had.</p>"
-)
 
 
 def attack_figure_drawings(data: AttackReportData) -> dict[str, Callable[[], bytes]]:
@@ -38,9 +35,15 @@ def attack_figure_drawings(data: AttackReportData) -> dict[str, Callable[[], byt
     return {name: functools.partial(draw, data) for name, draw in drawings.items()}
 
 
-def attack_sections(data: AttackReportData, images: Mapping[str, bytes]) -> list[str]:
-    """The HTML of the attacks, from the answer on; `images` holds the PNG bytes of each drawing by its name."""
-    rows = [attack.row for attack in data.attacks]
+def attack_sections(
+    data: AttackReportData, images: Mapping[str, bytes], impossible: Sequence[Row] = ()
+) -> list[str]:
+    """The HTML of the attacks, from the answer on; `images` holds the PNG bytes of each drawing by its name.
+
+    `impossible`: the forms of attacks that were left out, each with its `reason`.
+    """
+    rows = [attack.row for attack in by_strength(data.attacks)]
+    learned_from = learned_on(rows, len(data.is_member))
     table = functools.partial(html.table, styles=attack_styles(data))
     learned = transfer_table(rows)
     verdict, *details = attack_answer(rows)
@@ -50,7 +53,8 @@ def attack_sections(data: AttackReportData, images: Mapping[str, bytes]) -> list
         "</section>",
         "<section><h2>Attacks</h2>",
         table(attack_table(rows)),
-        html.notes(_terms(data)),
+        html.notes(_terms(data, rows)),
+        *left_out(impossible),
         "</section>",
         html.figure("attack_roc", "ROC curves", _roc_caption(data), images["attack_roc"]),
         html.figure(
@@ -66,22 +70,48 @@ def attack_sections(data: AttackReportData, images: Mapping[str, bytes]) -> list
         *(
             []
             if learned is None
-            else ["<h3>With thresholds learned on other targets</h3>", table(learned), _TRANSFER]
+            else [
+                f"<h3>With thresholds learned on {escape(learned_from)}</h3>",
+                table(learned),
+                "<p class=note>An attacker cannot see whom the target was trained on. Such a threshold is learned on "
+                f"{escape(learned_from)}, so it meets the false-positive rate asked for only on average; in "
+                "parentheses the rate that it had and how many false positives (FP) that was.</p>",
+            ]
         ),
         "<h3>From target to target</h3>",
         table(detail_table(rows)),
         "<p class=note>The best threshold is judged by the scores it was chosen on, "
-        "so it is optimistic. Advantage is the true-positive rate minus the false-positive rate, by thresholds of "
-        "other targets. In the SD lies the chance of training and of who is a member together.</p></section>",
+        "so it is optimistic. Advantage is the true-positive rate minus the false-positive rate, by thresholds learned "
+        f"on {escape(learned_from)}. In the SD lies the chance of training and of who is a member together."
+        "</p></section>",
     ]
 
 
-def _terms(data: AttackReportData) -> dict[str, str]:
-    rows = [attack.row for attack in data.attacks]
+def attacks_in_brief(tables: Mapping[str, Sequence[Row]]) -> list[str]:
+    """The HTML of the attacks where `results["tables"]` is all that there is of them; empty where it holds none."""
+    rows, impossible = tables.get("attacks") or (), tables.get("impossible_attacks") or ()
+    if not rows and not impossible:
+        return []
+    shown = [html.table(attack_table(rows))] if rows else []
+    return ["<section><h2>Attacks</h2>", *shown, *left_out(impossible), "</section>"]
+
+
+def left_out(impossible: Iterable[Row]) -> list[str]:
+    """A note on the attacks that the signals do not allow, a paragraph for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for row in impossible:
+        reasons.setdefault(str(row.get("reason") or "no reason was given."), []).append(short_name(row))
+    return [
+        f"<p class=note>Left out: {escape('; '.join(names))}: {escape(reason)}</p>"
+        for reason, names in reasons.items()
+    ]
+
+
+def _terms(data: AttackReportData, rows: Sequence[Row]) -> dict[str, str]:
     targets, examples = data.is_member.shape
     members = int(data.is_member.sum())
     nonmembers = data.is_member.size - members
-    learned = "learned on other targets" if targets > 1 else "learned on other examples"
+    learned = f"learned on {learned_on(rows, targets)}"
     chance = (
         "the targets and the examples" if targets > 1 else "the examples; the one target is taken as it is"
     )
@@ -104,8 +134,15 @@ def _terms(data: AttackReportData) -> dict[str, str]:
             "1%, 10% or 50% (the prior) of all that the attacker looks at. An attack may look strong at 50% and be "
             "mostly wrong at 1%."
         )
-        if targets > 1:
-            terms["PPV"] += " Where a threshold could be learned on other targets, it is that one's."
+        terms["PPV"] += (
+            " The threshold is the best for these very pairs."
+            if transfer_table(rows) is None
+            else f" It is that of a threshold {learned}, where there is one."
+        )
+        terms["PPV"] += (
+            " – stands where it has no false positive: the share would be 100% whatever the prior, on no evidence. "
+            f"Below {FEW_FALSE_POSITIVES} false positives the share is a rough figure and begins with ~."
+        )
     return terms
 
 

@@ -17,11 +17,15 @@ FEW_FALSE_POSITIVES = 10
 
 Row = Mapping[str, Any]
 
+# By what a row's `thresholds` says.
+_SOURCES = {"cross-fitted": "other examples of the same target"}
+
 
 def attack_table(rows: Iterable[Row], compact: bool = False) -> Table:
     """Header and one row an attack, in the order given; `compact` keeps two rates and fits 100 columns.
 
-    Rates read at fewer than `FEW_FALSE_POSITIVES` false positives say "only", and in the compact form begin with ~.
+    Rates read at fewer than `FEW_FALSE_POSITIVES` false positives say "only", and in the compact form begin with ~, as
+    predictive values do.
     """
     rows = list(rows)
     rates = reported_fprs(rows)
@@ -31,7 +35,7 @@ def attack_table(rows: Iterable[Row], compact: bool = False) -> Table:
         header = ["Attack", "AUC %", *(f"TPR@{100 * rate:g}% (FP)" for rate in rates), "Accuracy %"]
         return header, [
             [
-                _short_name(row),
+                short_name(row),
                 percent(row.get("auc"), _bounds(row, "auc")),
                 *(_compact_point(at(row, rate)) for rate in rates),
                 percent(row.get("accuracy")),
@@ -51,7 +55,7 @@ def attack_table(rows: Iterable[Row], compact: bool = False) -> Table:
         cells += [_point(at(row, rate)) for rate in rates]
         cells.append(percent(row.get("accuracy"), _bounds(row, "accuracy")))
         if priors:
-            cells.append(_first_apart([percent(ppv(row, headline, prior)) for prior in priors]))
+            cells.append(_predictive(row, headline, priors))
         table.append(cells)
     return header, table
 
@@ -70,14 +74,17 @@ def operating_table(rows: Iterable[Row]) -> Table:
 
 
 def transfer_table(rows: Iterable[Row]) -> Table | None:
-    """What thresholds learned on shadow models give: TPR, and in parentheses the FPR; None where none was learned."""
+    """What thresholds learned elsewhere give: TPR, and in parentheses the FPR and the number of false positives.
+
+    None where none was learned.
+    """
     rows = list(rows)
     rates = [
         rate for rate in reported_fprs(rows) if any(_transferred(at(row, rate)) != MISSING for row in rows)
     ]
     if not rates:
         return None
-    header = ["Attack", *(f"Aiming at {100 * rate:g}% FPR: TPR\u00a0% (FPR\u00a0%)" for rate in rates)]
+    header = ["Attack", *(f"Aiming at {100 * rate:g}% FPR: TPR\u00a0% (FPR, FP)" for rate in rates)]
     return header, [[attack_name(row), *(_transferred(at(row, rate)) for rate in rates)] for row in rows]
 
 
@@ -90,6 +97,16 @@ def detail_table(rows: Iterable[Row]) -> Table:
         rates = (percent(row.get(key)) for key in ("auc_distance", "best_accuracy", "advantage"))
         table.append([attack_name(row), *_spread(target_aucs(row)), *rates])
     return header, table
+
+
+def learned_on(rows: Iterable[Row], targets: int) -> str:
+    """What the thresholds of `accuracy` and of `transfer_table` were learned on, in words.
+
+    `targets`: how many there are, where a row does not say.
+    """
+    usual = "other targets" if targets > 1 else "cross-fitted"
+    sources = dict.fromkeys(row.get("thresholds") or usual for row in rows)
+    return " or ".join(_SOURCES.get(source, source) for source in sources)
 
 
 def reported_fprs(rows: Iterable[Row]) -> list[float]:
@@ -117,9 +134,12 @@ def at(row: Row, rate: float) -> Mapping[str, Any] | None:
 
 
 def ppv(row: Row, rate: float, prior: float) -> Number:
-    """The share of members among those called one, at this false-positive rate and share of members among all."""
-    entries = row.get("ppv") or ()
-    return next((x.get("ppv") for x in entries if x["fpr"] == rate and x["prior"] == prior), None)
+    """The share of members among those called one, at this false-positive rate and share of members among all.
+
+    None where no false positive stands behind it.
+    """
+    entry = _ppv_entry(row, rate, prior)
+    return None if entry.get("false_positives") == 0 else entry.get("ppv")
 
 
 def target_aucs(row: Row) -> list[float]:
@@ -129,6 +149,14 @@ def target_aucs(row: Row) -> list[float]:
         block = block.get("auc", block.get("values"))
     values = block if isinstance(block, (list, tuple, np.ndarray)) else []
     return [float(x) for x in values if isinstance(x, (int, float)) and math.isfinite(x)]
+
+
+def short_name(row: Row) -> str:
+    """As `attack_name`, with room for the figures: `LiRA online, per example`."""
+    variance = row.get("variance")
+    name = attack_name({**row, "mode": None, "variance": None})
+    name = " ".join(part for part in (name, row.get("mode")) if part)
+    return f"{name}, {variance.replace('_', ' ')}" if variance else name
 
 
 def fine_percent(value: Number, bounds: Sequence[Number] | None = None) -> str:
@@ -144,13 +172,32 @@ def fine_percent(value: Number, bounds: Sequence[Number] | None = None) -> str:
 def _point(point: Mapping[str, Any] | None) -> str:
     if point is None:
         return MISSING
-    found = point.get("false_positives")
+    found = _false_positives(point.get("false_positives"))
     text = fine_percent(point.get("tpr"))
-    if found is None:
-        return text
-    if found >= FEW_FALSE_POSITIVES:
-        return f"{text} ({found:,} FP)"
-    return f"{text} (only {found} FP)" if found else f"{text} (no FP)"
+    return f"{text} ({found})" if found else text
+
+
+def _false_positives(number: int | None) -> str:
+    """`13 FP`, `only 9 FP`, `no FP`; empty where nobody counted."""
+    if number is None:
+        return ""
+    if number >= FEW_FALSE_POSITIVES:
+        return f"{number:,} FP"
+    return f"only {number} FP" if number else "no FP"
+
+
+def _predictive(row: Row, rate: float, priors: Sequence[float]) -> str:
+    values = [percent(ppv(row, rate, prior)) for prior in priors]
+    if set(values) == {MISSING}:
+        return MISSING
+    found = _ppv_entry(row, rate, priors[0]).get("false_positives")
+    rough = found is not None and found < FEW_FALSE_POSITIVES
+    return ("~" if rough else "") + _first_apart(values)
+
+
+def _ppv_entry(row: Row, rate: float, prior: float) -> Mapping[str, Any]:
+    entries = row.get("ppv") or ()
+    return next((x for x in entries if x["fpr"] == rate and x["prior"] == prior), {})
 
 
 def _first_apart(texts: Sequence[str]) -> str:
@@ -169,8 +216,12 @@ def _compact_point(point: Mapping[str, Any] | None) -> str:
 
 
 def _transferred(point: Mapping[str, Any] | None) -> str:
-    tpr, fpr = ((point or {}).get(f"shadow_threshold_{rate}") for rate in ("tpr", "fpr"))
-    return f"{fine_percent(tpr)} ({fine_percent(fpr)})" if _is_number(tpr) else MISSING
+    keys = ("tpr", "fpr", "false_positives")
+    tpr, fpr, number = ((point or {}).get(f"shadow_threshold_{key}") for key in keys)
+    if not _is_number(tpr):
+        return MISSING
+    found = _false_positives(number)
+    return f"{fine_percent(tpr)} ({fine_percent(fpr)}%{f', {found}' if found else ''})"
 
 
 def _spread(values: list[float]) -> list[str]:
@@ -180,14 +231,6 @@ def _spread(values: list[float]) -> list[str]:
     if len(values) > 1:
         middle += f" ± {percent(float(np.std(values, ddof=1)))}"
     return [middle, percent(min(values)), percent(max(values))]
-
-
-def _short_name(row: Row) -> str:
-    """As `attack_name`, with room for the figures: `LiRA online, per example`."""
-    variance = row.get("variance")
-    name = attack_name({**row, "mode": None, "variance": None})
-    name = " ".join(part for part in (name, row.get("mode")) if part)
-    return f"{name}, {variance.replace('_', ' ')}" if variance else name
 
 
 def _bounds(row: Row, key: str) -> Sequence[Number] | None:

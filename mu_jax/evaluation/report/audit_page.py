@@ -42,7 +42,7 @@ def render_audit_page(data: AttackReportData, results: Mapping[str, Any], images
     body = [
         *html.header(title, " · ".join([str(facts["name"]), *counted]), results["question"]),
         *map(html.warning, html.data_warnings({"source": "", **facts})),
-        *attack_sections(data, images),
+        *attack_sections(data, images, results.get("tables", {}).get("impossible_attacks") or ()),
         *(f"<section><h2>{escape(name)}</h2>{html.table(rows)}</section>" for name, rows in others.items()),
         *html.setting({"Data": facts, "Environment": results.get("environment", {})}, settings),
     ]

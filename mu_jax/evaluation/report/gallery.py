@@ -45,7 +45,7 @@ def forgotten_images(data: ReportData) -> bytes:
             left = 0.1 + (i % _COLUMNS) * (WIDTH - 0.1) / _COLUMNS
             top = height - 0.05 - (i // _COLUMNS) * cell_height
             axes.text(left, top - 0.16, printable(label, 22), fontsize=9, weight="bold", parse_math=False)
-            _image(axes, image, left, top - _TITLE)
+            draw_image(axes, image, left, top - _TITLE, _IMAGE)
             for j, (name, style) in enumerate(styles.items()):
                 middle = top - _TITLE - _IMAGE - 0.06 - (j + 0.5) * _LINE
                 _bar(axes, float(data.gallery_confidence[name][i]), name, style, left, middle)
@@ -53,9 +53,13 @@ def forgotten_images(data: ReportData) -> bytes:
         return as_png(figure)
 
 
-def _image(axes: Axes, image: UInt8[np.ndarray, "H W D"], left: float, top: float) -> None:
+def draw_image(axes: Axes, image: UInt8[np.ndarray, "H W D"], left: float, top: float, side: float) -> float:
+    """One framed image on axes whose unit is the inch, its upper left corner at (left, top); returns its lower edge.
+
+    `side`: length of the longer side, in inches.
+    """
     tall, wide = image.shape[:2]
-    scale = _IMAGE / max(tall, wide)
+    scale = side / max(tall, wide)
     extent = (left, left + wide * scale, top - tall * scale, top)
     # Nearest: an 8×8 digit is 64 squares, not a blur.
     shown = image[..., 0] if image.shape[-1] == 1 else image
@@ -63,6 +67,7 @@ def _image(axes: Axes, image: UInt8[np.ndarray, "H W D"], left: float, top: floa
     axes.add_patch(
         Rectangle(extent[::2], wide * scale, tall * scale, fill=False, edgecolor="#bbbbbb", linewidth=0.6)
     )
+    return extent[2]
 
 
 def _bar(axes: Axes, confidence: float, name: str, style: Style, left: float, middle: float) -> None:

@@ -7,7 +7,12 @@ from html import escape
 from typing import Any
 
 from mu_jax.evaluation.report import html, sweep_figures
-from mu_jax.evaluation.report.attack_section import SHOWN_TABLES, attack_figure_drawings, attack_sections
+from mu_jax.evaluation.report.attack_section import (
+    SHOWN_TABLES,
+    attack_figure_drawings,
+    attack_sections,
+    attacks_in_brief,
+)
 from mu_jax.evaluation.report.sweep_data import SweepReportData
 from mu_jax.evaluation.report.sweep_tables import (
     diverged,
@@ -84,7 +89,7 @@ def render_sweep_page(data: SweepReportData, images: Mapping[str, bytes]) -> str
         *html.header(title, where, results["question"]),
         *map(html.warning, html.data_warnings(facts) + _divergence(results)),
         f"<section class=answer><p>{escape(answer(results))}</p></section>",
-        *(attack_sections(data.attacks, images) if data.attacks is not None else []),
+        *_attacks(data, images),
         "<section><h2>Models</h2>",
         html.table(summary_table(results)),
         html.notes(_terms(results)),
@@ -163,11 +168,17 @@ def _timing(results: Mapping[str, Any]) -> str:
     )
 
 
+def _attacks(data: SweepReportData, images: Mapping[str, bytes]) -> list[str]:
+    tables = data.results.get("tables", {})
+    if data.attacks is None:
+        return attacks_in_brief(tables)
+    return attack_sections(data.attacks, images, tables.get("impossible_attacks") or ())
+
+
 def _further(data: SweepReportData) -> list[str]:
-    named = named_tables(data.results)
-    if data.attacks is not None:
-        # The attacks have sections of their own.
-        named = {name: table for name, table in named.items() if name not in SHOWN_TABLES}
+    # The attacks have sections of their own; examples are in them only where the scores are at hand.
+    hidden = set(SHOWN_TABLES) - ({"exposed"} if data.attacks is None else set())
+    named = {name: table for name, table in named_tables(data.results).items() if name not in hidden}
     if not named:
         return []
     parts = (f"<h3>{escape(key)}</h3>{html.table(rows)}" for key, rows in named.items())
