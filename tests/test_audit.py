@@ -135,7 +135,9 @@ def test_what_an_attack_cannot_judge_is_refused_and_nothing_is_written(tmp_path)
         member_shadow=member,
     )
     config = Audit(str(tmp_path / "signals.npz"))
-    with pytest.raises(InputError, match="1 of 20 examples, 19 the first, have no IN reference.* or attack offline"):
+    with pytest.raises(
+        InputError, match="1 of 20 examples, 19 the first, have no IN reference.* or attack offline"
+    ):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
     offline = Audit(str(tmp_path / "signals.npz"), attack=AttackConfig(modes=("offline",)))

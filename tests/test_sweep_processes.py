@@ -82,32 +82,34 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_bits(undisturbed, tmp
     assert signals(folder) == signals(undisturbed)
 
 
-def test_two_processes_share_a_sweep_and_a_killed_ones_part_is_picked_up(undisturbed, tmp_path):
+def two(folder, *more):
+    """Both processes of one start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = (f"--coordinator=127.0.0.1:{port}", "--processes=2", *more)
+    return [start(folder, *shared, f"--process={i}") for i in range(2)]
+
+
+@pytest.mark.parametrize("processes", [2, 1])
+def test_two_processes_share_a_sweep_and_a_killed_ones_part_is_picked_up(undisturbed, tmp_path, processes):
     folder = tmp_path / "run"
-
-    def both():
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = (f"--coordinator=127.0.0.1:{port}", "--processes=2")
-        return [start(folder, *shared, f"--process={i}") for i in range(2)]
-
-    first, second = both()
+    first, second = two(folder)
     kill_when(second, lambda: "group_000001.npz" in parts(folder))
     # Its scheduler would end the other one too; left alone, JAX does after its heartbeat's timeout.
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert not (folder / "results.json").exists()
-    outputs = [finish(process) for process in both()]
-    assert "resumes with" in outputs[1]
+    # In the same number or another, they go on.
+    outputs = [finish(process) for process in (two(folder) if processes == 2 else [start(folder)])]
+    assert "resumes with" in outputs[-1]
     assert all("12 shadow models" in output for output in outputs)
     assert (folder / "metrics.process_1.jsonl").exists()
     assert signals(folder) == signals(undisturbed)
     assert read_pool(folder).phi.shape == (12, 1797, 2)
-    # One process goes on where two were at work, and more models may come.
-    grown = start(folder, "--config.sweep.models=14")
-    finish(grown)
-    np.testing.assert_array_equal(read_pool(folder).phi[:12], read_pool(undisturbed).phi)
+    if processes == 2:
+        finish(start(folder, "--config.sweep.models=14"))
+        np.testing.assert_array_equal(read_pool(folder).phi[:12], read_pool(undisturbed).phi)
 
 
 @pytest.mark.parametrize(
@@ -144,3 +146,15 @@ def test_an_experiment_of_one_process_refuses_several(tmp_path):
     assert "'unlearning_comparison' runs in one process" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_fails_stops_the_others_and_each_says_one_sentence(tmp_path):
+    folder = tmp_path / "run"
+    both = two(folder, "--config.sweep.memory_gib=0.000001")
+    first, second = (process.communicate(timeout=120)[0] for process in both)
+    assert [process.returncode for process in both] == [2, 2], (first, second)
+    assert "mu-jax: Training one model takes" in first
+    assert "mu-jax: Process 0 of this run has failed: Training one model takes" in second
+    assert "Traceback" not in first + second
+    # Nothing stands in the way of another try.
+    finish(start(folder, "--config.sweep.models=2", "--config.train.epochs=2"))
