@@ -25,12 +25,13 @@ Expected time and result of the full sweep: not measured yet; it waits for an ac
 Variant `:smoke`: 16 narrow networks (width 16) on digits unless a source is given, 30 epochs, with 20% of all labels
 wrong on purpose: a network can only be right about those by having memorised them.
 
-Expected time: 72 s from the command to the report, of which 46 train and 15 compile (2 CPU cores, JAX 0.10.2); the eight
-attacks and the report take 8.
+Expected time: 72 s from the command to the report, of which 46 train and 15 compile (2 CPU cores, JAX 0.10.2); the
+eight attacks and the report take 8.
 Expected result (seed 0, n = 16 models, mean ± standard deviation): accuracy on members 97.9 ± 0.8%, on non-members
 66.8 ± 1.2% (about 80% is the best that a model without memory of the labels can do). AUC of the attacks in % (95%
-interval over targets and examples): LiRA online 81.5 [80.4, 82.5] with global variance and 78.7 [77.6, 79.8] with one an
-example, offline 65.5 and 65.0; RMIA 63.1 [61.7, 64.4] online, 63.1 offline; calibrated loss 62.0; loss 59.4 [58.5, 60.2].
+interval over targets and examples): LiRA online 81.5 [80.4, 82.5] with global variance and 78.7 [77.6, 79.8] with one
+an example, offline 65.5 and 65.0; RMIA 63.1 [61.7, 64.4] online, 63.1 offline; calibrated loss 62.0; loss 59.4
+[58.5, 60.2].
 """
 
 from mu_jax.config import default_config, unknown_variant
@@ -59,7 +60,7 @@ def get_config(variant: str = ""):
     config.query.flip = True
     config.query.shift = 4
     config.query.stride = 4
-    # RMIA's vote over 18 queries compares every image with every other: all 25,000 non-members would take most of an hour.
+    # RMIA's vote over 18 queries compares pairs of images: with all 25,000 non-members, most of an hour.
     config.attack.population = 2500
 
     if variant == "smoke":
