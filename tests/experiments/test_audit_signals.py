@@ -104,6 +104,11 @@ def _nan(array):
             "12 under 3, but expected the same in both",
         ),
         ({"images": np.zeros((N, 4, 4))}, r"expected uint8 \[N,H,W\]"),
+        (
+            {"images": np.zeros((N, 4, 4, 2), np.uint8)},
+            r"shape \[12, 4, 4, 2\], but expected uint8 \[N,H,W\]",
+        ),
+        ({"images": np.zeros((N, 0, 4), np.uint8)}, r"shape \[12, 0, 4\], but expected uint8"),
     ],
 )
 def test_bad_arrays_are_one_sentence(tmp_path, change, message):
@@ -125,6 +130,29 @@ def test_files_that_hold_no_arrays_are_one_sentence(tmp_path):
     with pytest.raises(InputError, match="cannot be read as plain arrays"):
         read_audit_signals(tmp_path / "pickle.npz")
     whole = save(tmp_path, arrays()).read_bytes()
+    (tmp_path / "header.npz").write_bytes(whole.replace(b"'descr'", b"'de(cr'"))
+    with pytest.raises(InputError, match="cannot be read as plain arrays"):
+        read_audit_signals(tmp_path / "header.npz")
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cannot be read as plain arrays"):
         read_audit_signals(tmp_path / "cut.npz")
+
+
+def test_a_target_among_the_references_is_found_also_after_rounding(tmp_path):
+    values = arrays()
+    values["shadow_logits"][4] = values["target_logits"][1] * (1 + 1e-6)
+    values["member_shadow"][4] = values["member_target"][1]
+    with pytest.raises(InputError, match="Target 1 and shadow 4 have the same members and the same φ"):
+        read_audit_signals(save(tmp_path, values))
+    values["member_shadow"][4, 0] ^= True  # another model then, however alike
+    read_audit_signals(save(tmp_path, values))
+
+
+def test_labels_may_be_missing_beside_margins(tmp_path):
+    values = arrays()
+    phi = np.random.default_rng(1).normal(size=(K, N))
+    del values["target_logits"], values["shadow_logits"], values["labels"]
+    assert (
+        read_audit_signals(save(tmp_path, values | {"target_phi": phi[:T], "shadow_phi": phi + 1})).labels
+        is None
+    )

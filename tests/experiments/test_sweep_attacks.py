@@ -19,6 +19,7 @@ from mu_jax.config import (
 )
 from mu_jax.experiments.audit import Audit, pool_targets
 from mu_jax.experiments.audit import run as audit
+from mu_jax.experiments.membership_attacks import attack_all
 from mu_jax.experiments.shadow_sweep import run
 from mu_jax.experiments.signal_pool import read_pool
 from tiny_sweep import changed
@@ -110,10 +111,34 @@ def test_on_digits_lira_beats_the_loss_attack_clearly(tmp_path):
     assert rows["lira"]["auc"] > 0.6
 
 
-def test_diverged_models_are_neither_targets_nor_references(tmp_path):
+def test_diverged_models_are_neither_targets_nor_references(finished):
+    pool = read_pool(finished[0])
+    phi = np.array(pool.phi)
+    phi[2] = np.nan  # what a diverged model says must be read by nobody
+    damaged = dataclasses.replace(pool, phi=phi, diverged={2: 7})
+    targets, examples = pool_targets(damaged, AttackConfig())
+    assert targets.is_member.shape == (5, len(examples))
+    np.testing.assert_array_equal(targets.is_member, np.delete(pool.member, 2, axis=0)[:, examples])
+    settings = AttackConfig(bootstrap_samples=100)
+    for attack in attack_all(targets, settings, 0, allow_impossible=True).attacks:
+        assert np.isfinite(attack.scores).all()
+        assert attack.row["targets"] == 5
+
+
+def test_a_model_with_all_examples_or_none_is_left_out(finished):
+    pool = read_pool(finished[0])
+    member = np.array(pool.member)
+    member[0], member[5] = True, False
+    targets, examples = pool_targets(dataclasses.replace(pool, member=member), AttackConfig())
+    assert len(targets.is_member) == 4
+    one_sided = member[1:5][:, examples]
+    assert (one_sided.any(axis=0) & ~one_sided.all(axis=0)).all()
+    member[1:] = False
+    with pytest.raises(InputError, match="expected at least 2; train it with more models"):
+        pool_targets(dataclasses.replace(pool, member=member), AttackConfig())
+
+
+def test_a_sweep_whose_models_all_diverged_still_ends(tmp_path):
     results, _ = run(changed(train={"learning_rate": 1e6}), tmp_path / "run")
-    left = 6 - results["sweep"]["diverged"]
-    for row in results["tables"].get("attacks", []):
-        assert row["targets"] == left
-    if left < 2:
-        assert results["tables"]["impossible_attacks"]
+    assert results["sweep"]["diverged"] == 6
+    assert results["tables"]["impossible_attacks"]
