@@ -37,7 +37,7 @@ _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how ma
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0.")
 
 _QUOTES = "'\""
-_SECONDS_TO_SEE_WHY = 3.0
+_SECONDS_TO_SEE_WHY = 5.0
 _FAILED, _BAD_INPUT, _DIVERGED, _INTERRUPTED = 1, 2, 3, 130
 
 

@@ -70,15 +70,9 @@ def lira_scores(
     disagree, values that are not finite, an example with fewer than two models on a side that the mode uses, and a
     target that is one of its own references (all φ equal).
     """
-    scores = lira_scores_of_targets(
-        np.asarray(target_phi)[None],
-        shadow_phi,
-        member,
-        mode=mode,
-        variance=variance,
-        reference_quirks=reference_quirks,
-    )
-    return scores[0]
+    return _scores_of_targets(
+        np.asarray(target_phi)[None], shadow_phi, member, mode, variance, reference_quirks
+    )[0]
 
 
 def lira_scores_of_targets(
@@ -91,6 +85,10 @@ def lira_scores_of_targets(
     reference_quirks: bool = False,
 ) -> Float64[np.ndarray, "T N"]:
     """`lira_scores` of T targets against the same references, which are read once."""
+    return _scores_of_targets(target_phi, shadow_phi, member, mode, variance, reference_quirks)
+
+
+def _scores_of_targets(target_phi, shadow_phi, member, mode, variance, reference_quirks):
     _check_settings(mode, variance)
     targets, (shadow, holds) = np.asarray(target_phi), _checked_pool("shadow_phi", shadow_phi, member)
     if targets.shape[1:] != np.shape(shadow_phi)[1:]:

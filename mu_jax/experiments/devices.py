@@ -2,10 +2,14 @@
 
 import contextlib
 import os
+import time
 
 import jax
 
 from mu_jax.training.placement import usable_cores
+
+
+_joined: list[float] = []
 
 
 def one_cpu_device_a_core() -> None:
@@ -30,3 +34,9 @@ def join_processes(coordinator: str | None, processes: int | None, process: int 
     MPI) for all three. Raises what JAX raises where nobody knows.
     """
     jax.distributed.initialize(coordinator, processes, process)
+    _joined.append(time.time())
+
+
+def joined_at() -> float:
+    """When the processes of this run had all found each other, in seconds since the epoch; now, where there is one."""
+    return _joined[-1] if _joined else time.time()

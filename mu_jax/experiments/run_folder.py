@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from mu_jax.config import InputError, first_difference
+from mu_jax.experiments import devices
 from mu_jax.experiments.files import write_json
 from mu_jax.training.checkpoints import Checkpoints
 
@@ -30,6 +31,7 @@ _LEFTOVERS = (
 # Longer than the first process takes to read data and compile.
 _WAIT_SECONDS = 1800.0
 _POLL_SECONDS = 0.2
+_CLOCK_SECONDS = 2.0
 _PACKAGES = ("mu-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
 
 
@@ -120,7 +122,8 @@ class RunFolder:
         self._config, self._inputs = dict(config), dict(inputs)
         self._overrides, self._comparable = dict(overrides), comparable
         self._process = process
-        self._began = time.time()
+        # Less what the clocks of two hosts may differ by.
+        self._began = devices.joined_at() - _CLOCK_SECONDS
         self.changed_versions: tuple[str, ...] = ()
         """Packages whose version is not the one that began this run: its bits may differ from an undisturbed run's."""
 

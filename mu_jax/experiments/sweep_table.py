@@ -18,7 +18,7 @@ def sweep_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
     lines = [
         f"speed: {rate(sweep.get('models_per_minute'))} models per minute, "
         f"{rate(sweep.get('images_per_second'))} images/s"
-        + ("" if sweep["processes"] == 1 else " a process"),
+        + ("" if sweep.get("processes", 1) == 1 else " a process"),
         "time: " + ", ".join(_times(sweep)),
     ]
     if lost := len(diverged(results)):

@@ -58,8 +58,8 @@ class Slot(flax.struct.PyTreeNode):
 class TrainedGroup:
     """What became of G runs, in their order."""
 
-    variables: PyTree
-    """`{"params", "batch_stats"}` with an axis of slots, on the devices; `of` picks a run's"""
+    states: TrainState
+    """with an axis of slots, on the devices; `of` and `state_of` pick a run's"""
     order: np.ndarray
     """int64[G], the slot of each run"""
     diverged_step: np.ndarray
@@ -73,8 +73,12 @@ class TrainedGroup:
     query_seconds: float
 
     def of(self, run: int) -> PyTree:
-        """The variables of one run, as NumPy arrays."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[self.order[run]]), self.variables)
+        """The variables `{"params", "batch_stats"}` of one run, as NumPy arrays."""
+        return variables_of(self.state_of(run))
+
+    def state_of(self, run: int) -> TrainState:
+        """All of one run's state, as NumPy arrays: what a further run may go on from."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf[self.order[run]]), self.states)
 
 
 class ParallelTrainer:
@@ -91,14 +95,16 @@ class ParallelTrainer:
         query_fn: QueryFn | None = None,
         query_data: PyTree = None,
         from_variables: bool = False,
+        from_states: bool = False,
     ) -> None:
         """Puts a copy of `examples` and `query_data` on each device (one, where they share an array).
 
-        Models start from fresh weights, or, with `from_variables`, from those that `train` is given.
+        Models start from fresh weights, or, with `from_variables`, from those that `train` is given, or, with
+        `from_states`, from whole states, optimizer and all.
         """
         self.recipe, self.placement = recipe, placement
         self.batch_size, self.chunk_steps = batch_size, chunk_steps
-        self.from_variables = from_variables
+        self.from_variables, self.from_states = from_variables, from_states
         devices = jax.local_devices()[: placement.devices]
         mesh = jax.make_mesh((placement.devices,), (_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
         self._split = NamedSharding(mesh, PartitionSpec(_AXIS))
@@ -131,7 +137,9 @@ class ParallelTrainer:
         inputs = spread(ChunkInputs(index, row, row))
         hyperparameters = spread(Hyperparameters(*([scalar] * len(Hyperparameters._fields))))
         return {
-            "start": (spread(variables_of(state) if self.from_variables else key),),
+            "start": (
+                spread(state if self.from_states else variables_of(state) if self.from_variables else key),
+            ),
             "chunk": (slots, inputs, spread(whole), spread(key), hyperparameters, self._examples),
             "finish": (slots, self._query_data),
         }
@@ -142,7 +150,11 @@ class ParallelTrainer:
             return
         began = time.perf_counter()
         programs = {
-            "start": self.programs.adopt if self.from_variables else self.programs.start,
+            "start": self.programs.resume
+            if self.from_states
+            else self.programs.adopt
+            if self.from_variables
+            else self.programs.start,
             "chunk": self.programs.chunk,
             "finish": self.programs.finish,
         }
@@ -174,14 +186,16 @@ class ParallelTrainer:
         runs: Sequence[TrainingRun],
         *,
         variables: Sequence[PyTree] | None = None,
+        states: Sequence[TrainState] | None = None,
         on_chunk: Callable[[GroupReport], None] = lambda report: None,
     ) -> TrainedGroup:
         """Train up to `placement.width` runs to their ends, then query them.
 
-        `variables`, of each run, are what a trainer made `from_variables` starts from. A model whose loss or gradient
-        is not finite is marked and stays as it was before that chunk; the others go on.
+        `variables` or `states`, of each run, are what a trainer made `from_variables` or `from_states` starts from; a
+        state's `step` goes on counting, and with the run's name keys the streams of randomness. A model whose loss or
+        gradient is not finite is marked and stays as it was before that chunk; the others go on.
         """
-        self._check(runs, variables)
+        self._check(runs, variables, states)
         self.compile()
         began = time.perf_counter()
         devices, per_device = self.placement.devices, self.placement.models_per_device
@@ -196,8 +210,9 @@ class ParallelTrainer:
             self._put(jnp.stack(keys)) for keys in zip(*(run.keys() for run in filled), strict=True)
         )
         start = keys_init
-        if variables is not None:
-            given = [variables[i] if i < len(runs) else variables[0] for i in run_of_slot]
+        given = variables if states is None else states
+        if given is not None:
+            given = [given[i] if i < len(runs) else given[0] for i in run_of_slot]
             start = self._put(jax.tree.map(lambda *leaves: np.stack(list(map(np.asarray, leaves))), *given))
         slots = self._compiled["start"](start)
         scalars = [[getattr(run.optimization, name) for run in filled] for name in Hyperparameters._fields]
@@ -223,7 +238,7 @@ class ParallelTrainer:
 
         signals, diverged = jax.tree.map(np.asarray, self._compiled["finish"](slots, self._query_data))
         return TrainedGroup(
-            variables=variables_of(slots.state),
+            states=slots.state,
             order=order,
             diverged_step=diverged[order].astype(np.int64),
             loss=np.where(diverged[order] < 0, log.loss, np.nan),
@@ -235,17 +250,26 @@ class ParallelTrainer:
     def _put(self, tree: PyTree) -> PyTree:
         return jax.device_put(tree, self._split)
 
-    def _check(self, runs: Sequence[TrainingRun], variables: Sequence[PyTree] | None) -> None:
+    def _check(
+        self,
+        runs: Sequence[TrainingRun],
+        variables: Sequence[PyTree] | None,
+        states: Sequence[TrainState] | None,
+    ) -> None:
         if not 1 <= len(runs) <= self.placement.width:
             raise ValueError(
                 f"A group got {len(runs)} runs, but has {self.placement.width} slots; cut the runs into groups."
             )
-        if (variables is not None) != self.from_variables or len(variables or runs) != len(runs):
-            raise ValueError(
-                f"The trainer is made with from_variables={self.from_variables}, but got "
-                f"{'no variables' if variables is None else f'{len(variables)} variables for {len(runs)} runs'}; "
-                "give variables for each run exactly where the trainer expects them."
-            )
+        for name, given, expected in (
+            ("variables", variables, self.from_variables),
+            ("states", states, self.from_states),
+        ):
+            if (given is not None) != expected or len(given or runs) != len(runs):
+                raise ValueError(
+                    f"The trainer is made with from_{name}={expected}, but got "
+                    f"{f'no {name}' if given is None else f'{len(given)} {name} for {len(runs)} runs'}; give {name} "
+                    "for each run exactly where the trainer expects them."
+                )
         for run in runs:
             if run.recipe != self.recipe or run.optimization.batch_size != self.batch_size:
                 raise ValueError(
@@ -270,6 +294,8 @@ class Programs:
     """(key[W]) -> Slot[W], with fresh weights"""
     adopt: Callable[..., Slot]
     """(variables[W]) -> Slot[W], with a fresh optimizer"""
+    resume: Callable[..., Slot]
+    """(TrainState[W]) -> Slot[W]"""
     chunk: Callable[..., tuple[Slot, dict[str, Array]]]
     """(Slot[W], ChunkInputs[W], count int32[W], key[W], Hyperparameters[W], Examples) -> (Slot[W], metrics
     float32[W,chunk]); the slots are donated. Metrics from a model's count on are zero, those after its
@@ -332,6 +358,7 @@ def make_programs(recipe: Recipe, mapping: str, mesh: Mesh, query_fn: QueryFn | 
     return Programs(
         start=split(_over_models(fresh, mapping)),
         adopt=split(_over_models(adopted, mapping)),
+        resume=split(_over_models(new, mapping)),
         chunk=split(advance, shared=1, donate=(0,)),
         finish=split(finished, shared=1),
     )

@@ -340,6 +340,38 @@ def test_models_may_start_from_given_weights(float64):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+def test_a_run_may_go_on_from_anothers_state_optimizer_and_all(float64):
+    model, examples = float64_model(), data()
+    # The same rows, rate and streams: 4 steps and then the rest are one run of all, cut in two.
+    whole = [run_of(model, k, size=16, epochs=4.0, schedule="constant") for k in range(3)]
+    half = [
+        dataclasses.replace(run, optimization=dataclasses.replace(run.optimization, epochs=2.0))
+        for run in whole
+    ]
+    start = trainer_of(model, ("map", 2, 2), examples).train(half)
+    states = [start.state_of(i) for i in range(3)]
+    assert [int(state.step) for state in states] == [4, 4, 4]
+    trainer = trainer_of(model, ("map", 2, 2), examples, from_states=True)
+
+    class Rest(TrainingRun):
+        """The steps after the first four."""
+
+        def inputs(self, first, count, chunk_steps):
+            return super().inputs(first + 4, count, chunk_steps)
+
+    rest = [
+        Rest(**{field.name: getattr(run, field.name) for field in dataclasses.fields(run)}) for run in half
+    ]
+    group = trainer.train(rest, states=states)
+    undisturbed = trainer_of(model, ("map", 2, 2), examples).train(whole)
+    for i in range(3):
+        assert bits(group.state_of(i)) == bits(undisturbed.state_of(i))
+    with pytest.raises(ValueError, match="from_states=True, but got no states"):
+        trainer.train(rest)
+    with pytest.raises(ValueError, match="from_variables=False, but got 3 variables"):
+        trainer.train(rest, states=states, variables=states)
+
+
 def test_the_same_models_come_out_of_any_chunk_length(float64):
     model = float64_model()
     runs = [run_of(model, k) for k in range(2)]
