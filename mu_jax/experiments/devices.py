@@ -8,7 +8,6 @@ import jax
 
 from mu_jax.training.placement import usable_cores
 
-
 _joined: list[float] = []
 
 
