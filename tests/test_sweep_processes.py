@@ -91,7 +91,7 @@ def two(folder, *more):
     return [start(folder, *shared, f"--process={i}") for i in range(2)]
 
 
-@pytest.mark.parametrize("processes", [2, 1])
+@pytest.mark.parametrize("processes", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_two_processes_share_a_sweep_and_a_killed_ones_part_is_picked_up(undisturbed, tmp_path, processes):
     folder = tmp_path / "run"
     first, second = two(folder)

@@ -162,7 +162,7 @@ def test_lines_of_a_group_that_died_half_way_are_told_once(finished, tmp_path, m
     assert signals(tmp_path / "run") == signals(finished[0])
 
 
-@pytest.mark.parametrize("place", ["training", "merge"])
+@pytest.mark.parametrize("place", ["training", pytest.param("merge", marks=pytest.mark.slow)])
 def test_growth_may_be_killed(tmp_path, monkeypatch, place):
     """Bitwise the pool of an undisturbed growth, and what was there before is never lost."""
     small, large = changed(sweep={"models": 2}), changed(sweep={"models": 6})

@@ -79,7 +79,16 @@ REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("deleted", REQUESTS.values(), ids=REQUESTS)
+FURTHER = ("a slice between", "two of a slice", "all shards")
+
+
+@pytest.mark.parametrize(
+    "deleted",
+    [
+        pytest.param(indices, id=name, marks=[pytest.mark.slow] * (name in FURTHER))
+        for name, indices in REQUESTS.items()
+    ],
+)
 def test_a_deletion_leaves_what_a_fit_without_the_data_makes(fitted, tmp_path, deleted):
     left = SHARDING.without(np.array(deleted))
     # The deleted images are noise by now: nothing may read them.
