@@ -3,7 +3,8 @@
 The step is written for one model. Here, and in `programs.py`, which compiles, is the one place that adds the axis of
 models. Devices share the models out by `jit(shard_map)` over a mesh of this process's devices, which is what `pmap` has
 been since JAX 0.10; written out, the program can be compiled ahead (so that its memory is known before it runs) and
-exported, and works alike in one process and in many. Models share nothing but the data, so the program holds no collective.
+exported, and works alike in one process and in many. Models share nothing but the data, so the
+program holds no collective.
 
 | mapping | how the models of one device advance |
 |---|---|
