@@ -90,7 +90,7 @@ def _sentence(error: BaseException, argv: Sequence[str]) -> str:
         argument.partition("=")[0].rpartition(".")[2] for argument in argv if argument.startswith("--config.")
     }
     if raw.strip(_QUOTES) in given:
-        return f"{raw.strip(_QUOTES)!r} is not a setting; the config file and mu_jax/config.py list them all."
+        return f"{raw.strip(_QUOTES)!r} is not a setting; the config file and mu_jax/config/ list them all."
     if isinstance(error, flags.Error) and "Traceback" not in raw:
         text = " ".join(raw.split())
         return f"{text if text.endswith(('.', '?')) else text + '.'} See --help."

@@ -120,7 +120,6 @@ def _jax_worker(mapping: str, backend: str) -> Worker:
     over_devices = mapping.startswith("pmap")
     if over_devices and backend == "cpu":
         environment["JAX_NUM_CPU_DEVICES"] = str(machine.usable_cores())
-        environment["NPROC"] = str(machine.usable_cores() + 1)  # placement.pool_threads says why
     return Worker(
         "JAX pmap" if over_devices else "JAX", sys.executable, "benchmarks.jax_training_worker", environment
     )

@@ -107,7 +107,6 @@ def _jax_worker() -> Worker:
     # computes with all cores. Without the other JAX takes most of a GPU's memory, and PyTorch runs on the same one.
     environment = {
         "JAX_NUM_CPU_DEVICES": str(machine.usable_cores()),
-        "NPROC": str(machine.usable_cores() + 1),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
     return Worker("JAX", sys.executable, "benchmarks.jax_sweep_worker", environment)

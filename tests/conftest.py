@@ -6,9 +6,7 @@ import os
 import jax
 import pytest
 
-# Before any backend starts: models are split over devices, and one CPU can show several. XLA needs more threads than
-# devices (`mu_jax.training.placement.pool_threads`).
-os.environ.setdefault("NPROC", str(max(os.cpu_count() or 1, 3)))
+# Before any backend starts: models are split over devices, and one CPU can show several.
 jax.config.update("jax_num_cpu_devices", 2)
 
 # Set by `scripts/test.sh --with-torch`: there a parity test that skips is a failure, not a gap that nobody sees.

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from mu_jax.config import InputError
-from mu_jax.training.placement import usable_cores
+from mu_jax.training.cpu_threads import usable_cores
 
 BLOCK_ELEMENTS = 2**19
 """Float64 numbers of a block (4 MiB); more where there are very many models or augmentations. With twice as many, the

@@ -1,5 +1,8 @@
 """How many of a population each example exceeds: pairs (x, z) counted without ever holding them all."""
 
+import functools
+import itertools
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,6 +11,7 @@ from jaxtyping import Float, Int
 
 from mu_jax.config import InputError
 
+_NAME = "mu_jax_pairs"
 VOTE_BLOCK = (32, 8192)
 """Examples and population examples whose votes are held at a time; a byte a pair fits in a core's cache."""
 
@@ -28,16 +32,16 @@ def share_above(
             raise InputError(f"there are {views} augmentations, but expected at most 255; use vote='mean'.")
         above, own_above, units = _majorities(ratio, bar, workers), 2 * own.sum(axis=1) > views, 1
     else:
-        ordered, step = np.sort(np.ascontiguousarray(bar.T), axis=1), 2**14
+        ordered = np.sort(np.ascontiguousarray(bar.T), axis=1)
         above = np.zeros(examples, np.int64)
 
-        def count(start: int) -> None:
+        def count(part: slice) -> None:
             for a in range(views):
-                # How many bars lie strictly below; found in ascending order, which is kinder to caches.
-                order = start + np.argsort(ratio[start : start + step, a])
-                above[order] += np.searchsorted(ordered[a], ratio[order, a])
+                ratios = ratio[part, a]
+                order = np.argsort(ratios)
+                above[part.start + order] += _number_below(ratios[order], ordered[a])
 
-        each(count, range(0, examples, step), workers)
+        each(count, even_parts(examples, 2**14, workers), workers)
         own_above, units = own.sum(axis=1), views
     met = np.bincount(index[itself], minlength=examples)
     if np.any(met == len(bar)):
@@ -47,6 +51,14 @@ def share_above(
         )
     above = above - np.bincount(index[itself], weights=own_above, minlength=examples)
     return above / (units * (len(bar) - met))
+
+
+def _number_below(ratios: Float[np.ndarray, "n"], bars: Float[np.ndarray, "Z"]) -> Int[np.ndarray, "n"]:
+    """How many bars lie strictly below each ratio, both ascending: the shorter list is looked up in the longer one."""
+    if len(ratios) <= len(bars):
+        return np.searchsorted(bars, ratios)
+    not_above = np.searchsorted(ratios, bars, side="right")
+    return np.cumsum(np.bincount(not_above, minlength=len(ratios) + 1)[:-1])
 
 
 def _majorities(
@@ -85,9 +97,26 @@ def _majorities(
     return above
 
 
+def even_parts(total: int, most: int, workers: int) -> list[slice]:
+    """Slices of at most `most` each that cover `total`, as even as can be, and as many for every worker."""
+    count = max(1, -(-total // most))
+    count = min(-(-count // workers) * workers, total)
+    ends = np.linspace(0, total, count + 1).astype(int).tolist()
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
 def each(work: Callable, items: Sequence, workers: int) -> list:
     """The work done for every item, by threads: NumPy leaves the interpreter free while it counts."""
     if workers < 2 or len(items) < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(max_workers=workers) as threads:
-        return list(threads.map(work, items))
+    if threading.current_thread().name.startswith(_NAME):
+        # A task of a pool may not wait for the pool's others: they may all be waiting.
+        with ThreadPoolExecutor(workers) as threads:
+            return list(threads.map(work, items))
+    return list(_threads(workers).map(work, items))
+
+
+@functools.cache
+def _threads(workers: int) -> ThreadPoolExecutor:
+    """Kept: starting threads takes longer than many an attack."""
+    return ThreadPoolExecutor(workers, thread_name_prefix=_NAME)

@@ -3,9 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ from jaxtyping import Int64
 
 from mu_jax.config import DataConfig, ForgetConfig, InputError
 from mu_jax.data.dataset import Dataset
+from mu_jax.data.files import UNREADABLE, atomic_write
 from mu_jax.data.random_streams import host_stream
 
 
@@ -54,16 +52,8 @@ class Splits:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes an .npz file at once or not at all: a kill leaves the old file or the new one."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **vars(self))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(Path(path)) as file:
+            np.savez(file, **vars(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Splits":
@@ -74,7 +64,7 @@ class Splits:
                 return cls(**{field.name: archive[field.name] for field in dataclasses.fields(cls)})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"{path} cannot be read as splits ({error}), but expected a file that Splits.save wrote; "
                 "remove it to draw the splits again."
@@ -91,7 +81,7 @@ def make_splits(dataset: Dataset, data_config: DataConfig, forget_config: Forget
     """
     n_train, n_test = len(dataset.y_train), len(dataset.y_test)
     listed = (
-        _read_indices(Path(forget_config.indices).expanduser(), n_train) if forget_config.indices else None
+        read_indices(Path(forget_config.indices).expanduser(), n_train) if forget_config.indices else None
     )
     validation = draw_validation(n_train, data_config.validation_fraction, listed, seed)
     remaining = np.setdiff1d(np.arange(n_train), validation)
@@ -158,16 +148,13 @@ def _of_classes(
     return forget
 
 
-def _read_indices(path: Path, n_train: int) -> Int64[np.ndarray, "_"]:
+def read_indices(path: Path, n_train: int) -> Int64[np.ndarray, "_"]:
+    """The sorted positions in a `.npy` file; InputError where it holds no list of distinct training positions."""
     fix = "save it with np.save(FILE, positions), positions a list of integers"
     try:
         with open(path, "rb") as file:
             indices = np.load(file, allow_pickle=False)
-    except (
-        # A damaged header is parsed as Python source, and fails as such.
-        *(OSError, ValueError, EOFError, zipfile.BadZipFile),
-        *(TypeError, SyntaxError, tokenize.TokenError),
-    ) as error:
+    except UNREADABLE as error:
         reason = "there is no such file" if not path.exists() else "it holds no plain NumPy array"
         raise InputError(
             f"forget.indices is {str(path)!r}, but {reason}, and a .npy file of integers was expected; {fix}."

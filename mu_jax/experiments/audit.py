@@ -11,12 +11,12 @@ import numpy as np
 from mu_jax.attacks.taylor_softmax import taylor_softmax
 from mu_jax.config import AttackConfig, DataConfig, InputError, to_dict
 from mu_jax.data import Dataset, load_dataset
+from mu_jax.data.files import atomic_write, write_json
 from mu_jax.evaluation.report import write_audit_report
 from mu_jax.evaluation.report.attack_data import AttackReportData
 from mu_jax.experiments.attack_targets import PoolTargets, SeparateTargets, Targets
 from mu_jax.experiments.audit_signals import read_audit_signals
 from mu_jax.experiments.comparison_results import environment
-from mu_jax.experiments.files import atomic_write, write_json
 from mu_jax.experiments.membership_attacks import Outcome, attack_all, report_of, score_arrays
 from mu_jax.experiments.run_folder import RunFolder, finished_results, read_config
 from mu_jax.experiments.signal_pool import Pool, read_pool, signals_folder

@@ -6,7 +6,7 @@ import time
 
 import jax
 
-from mu_jax.training.placement import usable_cores
+from mu_jax.training.cpu_threads import usable_cores
 
 _joined: list[float] = []
 
@@ -15,15 +15,11 @@ def one_cpu_device_a_core() -> None:
     """Let JAX's CPU backend show as many devices as there are cores, as sweeps over models want it.
 
     JAX_NUM_CPU_DEVICES goes before it. Where a backend is at work already all stays as it is; on an accelerator nothing
-    changes. XLA's threads are one more than the devices at least (`training.placement.pool_threads` says why), unless
-    NPROC says otherwise.
+    changes.
     """
     given = os.environ.get("JAX_NUM_CPU_DEVICES", "")
-    devices = int(given) if given.isdecimal() else usable_cores()
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", devices)
-        # XLA reads it when the backend starts, and has no flag for it.
-        os.environ.setdefault("NPROC", str(max(usable_cores(), devices + 1)))
+        jax.config.update("jax_num_cpu_devices", int(given) if given.isdecimal() else usable_cores())
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -17,10 +17,16 @@ from mu_jax.evaluation.report.attack_tables import attack_table
 from mu_jax.evaluation.report.tables import Table as Content
 from mu_jax.experiments import devices
 from mu_jax.experiments.attack_summary import attacks_title, audit_summary
+from mu_jax.experiments.sisa_table import sisa_delete_summary, sisa_summary
 from mu_jax.experiments.sweep_table import Summary, sweep_summary
 
 # What each experiment shows; those that are not here compare models.
-_SUMMARIES = {"shadow_sweep": sweep_summary, "audit": audit_summary}
+_SUMMARIES = {
+    "shadow_sweep": sweep_summary,
+    "audit": audit_summary,
+    "sisa_posterior": sisa_summary,
+    "sisa_delete": sisa_delete_summary,
+}
 
 
 def join_processes(config: Any, coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -69,7 +75,9 @@ def print_results(
     attacks = results.get("tables", {}).get("attacks")
     if attacks:
         _print_table(console, attacks_title(attacks), attack_table(attacks, compact=True))
-    for line in [*lines, f"report: {workdir / 'report.html'}"]:
+    # Where an experiment lies inside another one's folder, it says so.
+    where = pathlib.Path(results.get("folder", workdir))
+    for line in [*lines, f"report: {where / 'report.html'}"]:
         console.print(line, **plain)
 
 

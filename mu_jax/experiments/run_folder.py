@@ -15,8 +15,8 @@ from typing import Any
 import jax
 
 from mu_jax.config import InputError, first_difference
+from mu_jax.data.files import write_json
 from mu_jax.experiments import devices
-from mu_jax.experiments.files import write_json
 from mu_jax.training.checkpoints import Checkpoints
 
 _LEFTOVERS = (

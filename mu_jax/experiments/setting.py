@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mu_jax.config import DataConfig, InputError, ModelConfig, UnlearningComparison
+from mu_jax.config import DataConfig, ForgetConfig, InputError, ModelConfig, UnlearningComparison
 from mu_jax.data.dataset import Dataset
 from mu_jax.data.sources import load_dataset
 from mu_jax.data.splits import Splits, make_splits
@@ -44,17 +44,22 @@ class Setting:
 
     @functools.cached_property
     def nonmembers(self) -> np.ndarray:
-        """Test rows the forgotten are compared with: of the forgotten classes alone where classes are deleted."""
-        forget, test = self.config.forget, self.splits.test
-        if forget.indices or not forget.classes:
-            return test
-        rows = test[np.isin(self.dataset.labels[test], forget.classes)]
-        if len(rows) == 0:
-            raise InputError(
-                f"No test image has a deleted class {forget.classes}, so the attack has nothing to compare with; "
-                "use a test set that holds them."
-            )
-        return rows
+        """Test rows the forgotten are compared with."""
+        return nonmember_rows(self.config.forget, self.splits, self.dataset)
+
+
+def nonmember_rows(forget: ForgetConfig, splits: Splits, dataset: Dataset) -> np.ndarray:
+    """Test rows the forgotten are compared with: of the forgotten classes alone where classes are deleted."""
+    test = splits.test
+    if forget.indices or not forget.classes:
+        return test
+    rows = test[np.isin(dataset.labels[test], forget.classes)]
+    if len(rows) == 0:
+        raise InputError(
+            f"No test image has a deleted class {forget.classes}, so the attack has nothing to compare with; "
+            "use a test set that holds them."
+        )
+    return rows
 
 
 def prepare(config: UnlearningComparison) -> Setting:

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from mu_jax.config import InputError, ShadowSweep, to_dict
+from mu_jax.data.files import write_json
 from mu_jax.evaluation.report import write_sweep_report
 from mu_jax.experiments.devices import one_cpu_device_a_core
-from mu_jax.experiments.files import write_json
 from mu_jax.experiments.run_folder import RunFolder, finished_results, read_config, versions
 from mu_jax.experiments.signal_check import SignalCheck
 from mu_jax.experiments.signal_parts import SignalParts

@@ -20,9 +20,9 @@ _TOLERANCE = 1e-2
 class SignalCheck:
     """Reads φ of a few images again, on one device by itself, and compares.
 
-    XLA's CPU backend computes some matrix products wrongly where all its threads are taken
-    (`training.placement.pool_threads`), which is how this check earned its place: it costs a second of a group's
-    minutes, and a wrong signal is worse than none.
+    XLA's CPU backend computes some matrix products wrongly where its threads' queues are full
+    (`training.cpu_threads`), which is how this check earned its place: it costs a second of a group's minutes, and a
+    wrong signal is worse than none.
     """
 
     def __init__(self, setting: SweepSetting) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from mu_jax.config import InputError
-from mu_jax.experiments.files import atomic_write
+from mu_jax.data.files import atomic_write
 from mu_jax.experiments.signal_pool import read_npy_header
 
 DIVERGED = "diverged_step"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax.config import InputError
-from mu_jax.experiments.files import atomic_write, write_json
+from mu_jax.data.files import atomic_write, write_json
 from mu_jax.experiments.signal_group import DIVERGED, Group, open_group, write_group
 from mu_jax.experiments.signal_pool import (
     array_specs,

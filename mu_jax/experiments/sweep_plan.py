@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mu_jax.config import InputError
-from mu_jax.experiments.files import write_json
+from mu_jax.data.files import write_json
 from mu_jax.experiments.run_folder import read_json
 from mu_jax.experiments.signal_pool import member_sha256
 from mu_jax.training.placement import Placement

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from mu_jax.config import UnlearningComparison, to_dict
+from mu_jax.data.files import atomic_write, write_json
 from mu_jax.evaluation.report import write_report
 from mu_jax.experiments.comparison_results import evaluate, report_data
-from mu_jax.experiments.files import atomic_write, write_json
 from mu_jax.experiments.progress import TrainingProgress
 from mu_jax.experiments.run_folder import RunFolder, finished_results
 from mu_jax.experiments.setting import Setting, Trained, prepare

@@ -18,6 +18,7 @@ from the slot.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mu_jax.training.chunk import ChunkInputs, Examples
+from mu_jax.training.cpu_threads import compiler_options
 from mu_jax.training.group_log import GroupLog, GroupReport
 from mu_jax.training.loop import TrainingRun
 from mu_jax.training.optimizers import Hyperparameters
@@ -63,7 +65,12 @@ class TrainedGroup:
 
     def state_of(self, run: int) -> TrainState:
         """All of one run's state, as NumPy arrays: what a further run may go on from."""
-        return jax.tree.map(lambda leaf: np.asarray(leaf[self.order[run]]), self.states)
+        return jax.tree.map(lambda leaf: leaf[self.order[run]], self._on_host)
+
+    @functools.cached_property
+    def _on_host(self) -> TrainState:
+        # All runs at once: to pick a run out of each array on the devices is a program a time.
+        return jax.tree.map(np.asarray, self.states)
 
 
 class ParallelTrainer:
@@ -143,8 +150,9 @@ class ParallelTrainer:
             "chunk": self.programs.chunk,
             "finish": self.programs.finish,
         }
+        options = compiler_options(self.placement.devices)
         for name, arguments in self.arguments().items():
-            self._compiled[name] = programs[name].lower(*arguments).compile()
+            self._compiled[name] = programs[name].lower(*arguments).compile(compiler_options=options)
         self.compile_seconds = time.perf_counter() - began
 
     def bytes_per_device(self) -> int:

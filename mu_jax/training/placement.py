@@ -37,12 +37,6 @@ class Placement:
                 f"A group is to take {self.devices} devices, but this process has {available}; ask for 1 to "
                 f"{available} (on a CPU, the environment variable JAX_NUM_CPU_DEVICES makes more)."
             )
-        if self.devices > 1 and jax.default_backend() == "cpu" and pool_threads() <= self.devices:
-            raise InputError(
-                f"A group is to take {self.devices} CPU devices, but XLA has {pool_threads()} threads, and without one "
-                "to spare its matrix products are sometimes wrong; set the environment variable NPROC to "
-                f"{self.devices + 1} or more before Python starts, or ask for fewer devices."
-            )
         if self.models_per_device < 1 or (self.mapping == "one" and self.models_per_device > 1):
             most = "exactly 1" if self.mapping == "one" else "at least 1"
             raise InputError(
@@ -54,23 +48,6 @@ class Placement:
     def width(self) -> int:
         """Slots of a group."""
         return self.devices * self.models_per_device
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def pool_threads() -> int:
-    """Threads among which XLA's CPU backend shares out the work of all its devices: NPROC, else the cores.
-
-    They must outnumber the devices at work. Each operation leaves its unneeded helpers in the threads' queues; devices
-    that keep every thread busy, as a long loop does, fill the queues (1,024 tasks), work is then run in place, and a
-    parallel matrix product so run overwrites operands it has packed (JAX 0.10 and 0.12; the reproduction is
-    `tests/training/test_pool_threads.py`).
-    """
-    given = os.environ.get("NPROC", "")
-    return int(given) if given.isdecimal() and int(given) > 0 else usable_cores()
 
 
 def free_bytes(placement: Placement) -> int | None:

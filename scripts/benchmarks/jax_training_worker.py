@@ -33,6 +33,7 @@ from mu_jax.ops.choice import choose_lowering
 from mu_jax.ops.convolution import LOWERINGS
 from mu_jax.training.batches import batch_indices
 from mu_jax.training.chunk import ChunkInputs, Examples, label_targets, make_run_chunk
+from mu_jax.training.cpu_threads import compiler_options
 from mu_jax.training.optimizers import Hyperparameters
 from mu_jax.training.state import TrainState, initial_state
 from mu_jax.training.step import Batch, Recipe, make_step
@@ -220,8 +221,11 @@ def _over_devices(mapped, recipe: Recipe, case: TrainingCase):
     examples, learning_rate, progress, hyperparameters = place(shared)
     state, index, keys = place(jax.tree.map(split, (state, inputs.index, keys)))
     counts = functools.cache(lambda count: place(np.full(devices, count, np.int32)))
-    run_chunk = jax.pmap(mapped(recipe), donate_argnums=0)
     arguments = (examples, ChunkInputs(index, learning_rate, progress), hyperparameters)
+    lowered = jax.pmap(mapped(recipe), donate_argnums=0).lower(
+        state, *arguments[:2], counts(0), keys, hyperparameters
+    )
+    run_chunk = lowered.compile(compiler_options=compiler_options(devices))
     return _in_chunks(run_chunk, state, arguments, counts, keys)
 
 

@@ -90,7 +90,7 @@ def test_the_majority_is_strict():
 @pytest.mark.parametrize("mode", ["online", "offline"])
 def test_equals_the_dense_twin(mode, known, views, vote, monkeypatch):
     # Small blocks, so that there are several and the last is not full.
-    monkeypatch.setattr(rmia, "SUM_BLOCK", 7)
+    monkeypatch.setattr(rmia, "SUM_BLOCK", (3, 7))
     monkeypatch.setattr(pairs, "VOTE_BLOCK", (6, 10))
     target, reference, member, population, z_reference = args = case(views=views)
     copies = [array.copy() for array in args]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mu_jax.config import InputError
-from mu_jax.experiments.files import atomic_write, write_json
+from mu_jax.data.files import atomic_write, write_json
 from mu_jax.experiments.run_folder import RunFolder, finished_results
 
 

@@ -12,6 +12,7 @@ from mu_jax.models.layers import Convolution, Linear, batch_norm
 from mu_jax.models.model import Model, from_module
 from mu_jax.ops import LOWERINGS, conv, layout_of
 from mu_jax.training.chunk import Examples, label_targets
+from mu_jax.training.cpu_threads import usable_cores
 from mu_jax.training.loop import DivergenceError, TrainingRun, train
 from mu_jax.training.parallel import ParallelTrainer
 from mu_jax.training.placement import Placement
@@ -163,6 +164,19 @@ def test_nothing_travels_between_models(trainer):
 def test_the_collectives_would_be_found():
     summed = jax.pmap(lambda x: jax.lax.psum(x, "models"), axis_name="models")
     assert re.search(r"\ball-reduce[\w-]*\(", summed.lower(jnp.zeros(2)).compile().as_text())
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="one core: nothing is shared out")
+@pytest.mark.parametrize(("devices", "threads", "shared"), [(1, "2", True), (2, "2", False), (2, "3", True)])
+def test_operations_are_shared_out_only_where_a_thread_is_left_over(
+    model, devices, threads, shared, monkeypatch
+):
+    # `training.cpu_threads` says what goes wrong otherwise.
+    monkeypatch.setenv("NPROC", threads)
+    recipe = Recipe.of(model, DATA, OPTIMIZATION)
+    trainer = ParallelTrainer(recipe, data(), Placement("one", devices, 1), batch_size=2048, chunk_steps=2)
+    parts = r'"outer_dimension_partitions":\["'  # an empty list stands at some that are not
+    assert bool(re.search(parts, trainer.compiled_text())) == shared
 
 
 def test_the_programs_export_for_accelerators(trainer):

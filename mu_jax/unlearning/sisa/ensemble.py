@@ -8,9 +8,7 @@ deletion takes the example out of its slice and repeats its shard's steps from t
 import datetime
 import hashlib
 import json
-import os
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int64, UInt8
 
 from mu_jax.config import InputError
+from mu_jax.data.files import atomic_write
 from mu_jax.models import Model
 from mu_jax.unlearning.sisa.aggregation import majority_vote, mean_logits, mean_posterior
 from mu_jax.unlearning.sisa.requests import RequestLog
@@ -90,7 +89,7 @@ class Sisa:
         """Train what is not trained yet, requests that a kill left half-way included."""
         work = self._models.train(self.sharding, say)
         for request in self._log.pending():
-            self._certify(request.id, request.indices, work, None)
+            self._certify(request.id, request.indices, None)
         return work
 
     def unlearn(
@@ -118,10 +117,14 @@ class Sisa:
             self.fit(say)
         if not new.size:
             return None
-        old = self._models.parameters_sha256(self.sharding)
+        touched = np.unique(self._sharding.location(new)[0]).tolist()
+        try:
+            old = dict(zip(touched, self._models.parameters_sha256(self.sharding, touched), strict=True))
+        except InputError:
+            old = None  # a damaged checkpoint, which the training finds again, says, and replaces
         number = self._log.append(new, datetime.datetime.now(datetime.UTC))
-        work = self._models.train(self.sharding, say)
-        return self._certify(number, new, work, old)
+        self._models.train(self.sharding, say, touched)
+        return self._certify(number, new, old)
 
     def predict(self, images: UInt8[np.ndarray, "N H W D"]) -> Float[np.ndarray, "N C"]:
         """The ensemble's posteriors. Shards without an example, and those of a pending deletion, do not vote."""
@@ -161,12 +164,14 @@ class Sisa:
             np.concatenate([part for shard in gone for part in self._sharding.slices[shard]])
         )
 
-    def _certify(
-        self, number: int, indices: np.ndarray, work: Work, before: list[str | None] | None
-    ) -> Certificate:
+    def _certify(self, number: int, indices: np.ndarray, before: dict[int, str | None] | None) -> Certificate:
         shard, slice_ = self._sharding.location(indices)
-        after = self._models.parameters_sha256(self.sharding)
+        left = self.sharding
+        first = self._sharding.earliest(indices)
+        # By what stands there, not by what this process did: another one may have been killed in between.
+        steps = [step for of in self._models.steps(left) for step in of if step.slice >= first[step.shard]]
         touched = sorted(set(shard.tolist()))
+        after = dict(zip(touched, self._models.parameters_sha256(left, touched), strict=True))
         certificate = {
             "request": number,
             "indices": indices.tolist(),
@@ -175,24 +180,20 @@ class Sisa:
                 {"index": int(i), "shard": int(s), "slice": int(r)}
                 for i, s, r in zip(indices, shard, slice_, strict=True)
             ],
-            "retrained": [{"shard": step.shard, "slice": step.slice, "key": step.key} for step in work.steps],
-            "examples_retrained": work.trained_samples,
-            "seconds": round(work.seconds, 3),
+            "retrained": [{"shard": step.shard, "slice": step.slice, "key": step.key} for step in steps],
+            "examples_retrained": sum(step.trained_samples for step in steps),
+            "seconds": round(self._models.seconds(steps), 3),
             "removed": [f"models/shard_{s:04d}, slices {min(slice_[shard == s])} and later" for s in touched],
             "parameters_sha256": {
                 str(s): {"before": None if before is None else before[s], "after": after[s]} for s in touched
             },
-            "untouched_shards": [s for s in range(len(after)) if s not in touched],
+            "untouched_shards": [s for s in range(len(left.slices)) if s not in touched],
         }
         text = json.dumps(certificate, indent=2) + "\n"
         path = self._certificate_path(number)
         path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
-        with open(partial, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        with atomic_write(path) as file:
+            file.write(text.encode())
         self._log.mark_done(number, hashlib.sha256(text.encode()).hexdigest())
         return certificate
 

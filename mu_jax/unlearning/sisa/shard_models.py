@@ -6,29 +6,29 @@ of the surviving examples, and both are one function here: train what no longer 
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 
 from mu_jax.config import InputError, OptimizationConfig
+from mu_jax.data.files import write_json
 from mu_jax.models import Model
 from mu_jax.training.checkpoints import Checkpoints
-from mu_jax.training.chunk import Examples
-from mu_jax.training.loop import TrainingRun
+from mu_jax.training.loop import DivergenceError, TrainingRun
 from mu_jax.training.parallel import ParallelTrainer
-from mu_jax.training.placement import Placement
 from mu_jax.training.query import make_query
 from mu_jax.training.state import TrainState, initial_state, variables_of
-from mu_jax.training.step import Recipe
-from mu_jax.unlearning.sisa.sharding import Sharding, slice_epochs, slice_keys
+from mu_jax.unlearning.sisa.sharding import Sharding, slice_epochs
+from mu_jax.unlearning.sisa.slice_keys import slice_keys
 
 RECIPE_VERSION = 1
 """Raised by hand when a change to training makes other weights of the same settings."""
@@ -69,38 +69,33 @@ class ShardModels:
     def __init__(
         self,
         folder: pathlib.Path,
-        recipe: Recipe,
+        trainer: ParallelTrainer,
         optimization: OptimizationConfig,
-        examples: Examples,
         fingerprint: Callable[[np.ndarray], bytes],
         *,
         seed: int,
-        placement: Placement,
-        chunk_steps: int,
         settings: Mapping[str, Any],
     ) -> None:
         """`optimization.epochs` is e₀, the epochs of an equal model without slices; each of R steps has 2e₀/(R + 1).
 
-        `fingerprint(positions)` is a digest of these examples' images and labels, `settings` whatever else the weights
-        depend on (the architecture, say): both go into the steps' keys. A group of `placement.width` shards trains at
-        once.
+        `trainer`, made `from_states`, holds the examples, and may serve several ensembles, each in its folder: a group
+        of `placement.width` shards trains at once. `fingerprint(positions)` is a digest of these examples' images and
+        labels, `settings` whatever else the weights depend on (the architecture, say): both go into the steps' keys.
         """
+        if not trainer.from_states:
+            raise InputError(
+                "The shards' trainer starts from weights, but expected one that starts from whole states, which a "
+                "slice goes on from; make it with from_states=True."
+            )
         self.folder = pathlib.Path(folder)
-        self._recipe, self._optimization, self._seed = recipe, optimization, seed
+        self._trainer, self._recipe = trainer, trainer.recipe
+        self._optimization, self._seed = optimization, seed
         self._fingerprint = fingerprint
         self._settings = {
             **settings,
             "optimization": dataclasses.asdict(optimization),
             "version": RECIPE_VERSION,
         }
-        self._trainer = ParallelTrainer(
-            recipe,
-            examples,
-            placement,
-            batch_size=optimization.batch_size,
-            chunk_steps=chunk_steps,
-            from_states=True,
-        )
 
     @property
     def compile_seconds(self) -> float:
@@ -123,52 +118,37 @@ class ShardModels:
             )
         return found
 
-    def train(self, sharding: Sharding, say: Say = lambda text: None) -> Work:
+    def train(
+        self, sharding: Sharding, say: Say = lambda text: None, shards: Iterable[int] | None = None
+    ) -> Work:
         """Train every step whose checkpoint is not that of this sharding, and what follows it in its shard.
 
         Steps that are there are kept: a fit that was cut off goes on, and a deletion repeats only what it must. A
-        checkpoint that cannot be read, or whose weights are not what was written, is said and trained again.
+        checkpoint that cannot be read, or whose weights are not what was written, is said and trained again. With
+        `shards` the others are not looked at.
         """
-        wanted = self.steps(sharding)
-        first = [self._first_missing(shard, steps, say) for shard, steps in enumerate(wanted)]
-        self._forget(wanted, first)
-        done, seconds = [], 0.0
-        states: dict[int, TrainState] = {}
-        for slice_ in range(max(map(len, wanted), default=0)):
-            due = [shard for shard, steps in enumerate(wanted) if first[shard] <= slice_ < len(steps)]
-            for shard in due:
-                if shard not in states:
-                    states[shard] = self._before(shard, slice_)
-            runs_of = {shard: self._run(sharding, shard, slice_) for shard in due}
-            # A step that trains nothing leaves what the one before it left.
-            active = [shard for shard in due if runs_of[shard] is not None]
-            width = self._trainer.placement.width
-            for start in range(0, len(active), width):
-                group = active[start : start + width]
-                began = time.perf_counter()
-                runs = [runs_of[shard] for shard in group]
-                trained = self._trainer.train(runs, states=[_restarted(states[shard]) for shard in group])
-                broken = np.flatnonzero(trained.diverged_step >= 0)
-                if broken.size:
-                    raise InputError(
-                        f"Shard {group[broken[0]]} diverged in slice {slice_} at step "
-                        f"{trained.diverged_step[broken[0]]} of {runs[broken[0]].steps}; try a smaller learning_rate "
-                        "or a longer warmup_epochs."
-                    )
-                for i, shard in enumerate(group):
-                    states[shard] = trained.state_of(i)
-                seconds += time.perf_counter() - began
-            for shard in due:
-                self._save(wanted[shard][slice_], states[shard])
-                done.append(wanted[shard][slice_])
-            if due:
-                say(f"slice {slice_ + 1}: {len(due)} shards trained")
-        return Work(tuple(done), seconds)
+        return _train([_Plan(self, sharding, say, shards)], say)[0]
 
-    def variables(self, sharding: Sharding) -> list[PyTree | None]:
-        """The last step's weights of each shard; None for a shard without an example: it does not vote."""
-        found = []
-        for shard, steps in enumerate(self.steps(sharding)):
+    def retrained_samples(self, sharding: Sharding, indices: Int[np.ndarray, "n"]) -> int:
+        """Examples that deleting these would show to the steps it repeats, repeats counted; trains nothing."""
+        left, first = sharding.without(indices), sharding.earliest(indices)
+        runs = [
+            self._run(left, shard, slice_)
+            for shard in range(len(left.slices))
+            for slice_ in range(first[shard], len(left.slices[shard]))
+        ]
+        return sum(run.trained_samples for run in runs if run is not None)
+
+    def seconds(self, steps: Iterable[Step]) -> float:
+        """What these steps took, where they are there: each its share of its group's time."""
+        noted = (_note_of(self._path(step.shard, step.slice)) for step in steps)
+        return float(sum(note["seconds"] for note in noted if note))
+
+    def variables(self, sharding: Sharding, shards: Iterable[int] | None = None) -> list[PyTree | None]:
+        """The last step's weights of each shard, or of these; None for one without an example: it does not vote."""
+        found, all_steps = [], self.steps(sharding)
+        for shard in range(len(all_steps)) if shards is None else shards:
+            steps = all_steps[shard]
             if not len(sharding.prefix(shard, len(steps) - 1)):
                 found.append(None)
                 continue
@@ -201,9 +181,9 @@ class ShardModels:
         votes = np.array([logits is not None for logits in found])
         return np.stack([np.zeros_like(known) if logits is None else logits for logits in found]), votes
 
-    def parameters_sha256(self, sharding: Sharding) -> list[str | None]:
-        """Of each shard's last weights and batch statistics; None without an example."""
-        return [None if v is None else _sha256(v) for v in self.variables(sharding)]
+    def parameters_sha256(self, sharding: Sharding, shards: Iterable[int] | None = None) -> list[str | None]:
+        """Of each shard's, or these shards', last weights and batch statistics; None without an example."""
+        return [None if v is None else _sha256(v) for v in self.variables(sharding, shards)]
 
     def _run(self, sharding: Sharding, shard: int, slice_: int) -> TrainingRun | None:
         """A step's training, or None where nothing is to be trained: no example, or epochs of less than half a step.
@@ -242,19 +222,22 @@ class ShardModels:
         return self._restore(self._path(shard, slice_ - 1))
 
     def _restore(self, path: pathlib.Path) -> TrainState:
+        like, packed = self._shapes
+        return _unpacked(jax.tree.map(np.asarray, Checkpoints(path).restore(0, packed)), like)
+
+    @functools.cached_property
+    def _shapes(self) -> tuple[PyTree, PyTree]:
+        """Of a state, as it trains and as it is stored."""
         optimizer, model = self._recipe.make_optimizer(), self._recipe.model
         like = jax.eval_shape(lambda key: initial_state(model, optimizer, key), jax.random.key(0))
-        return jax.tree.map(np.asarray, Checkpoints(path).restore(0, like))
+        return like, jax.eval_shape(_packed, like)
 
-    def _save(self, step: Step, state: TrainState) -> None:
+    def _save(self, step: Step, state: TrainState, seconds: float) -> None:
         path = self._path(step.shard, step.slice)
-        Checkpoints(path).save(0, state)
+        Checkpoints(path).save(0, jax.tree.map(np.asarray, _packed(state)))
+        note = {**dataclasses.asdict(step), "state_sha256": _sha256(state), "seconds": round(seconds, 4)}
         # After the weights: a step without its note does not count.
-        partial = path / ".step.json"
-        partial.write_text(
-            json.dumps({**dataclasses.asdict(step), "state_sha256": _sha256(state)}, indent=2) + "\n"
-        )
-        partial.rename(path / "step.json")
+        write_json(path / "step.json", note)
 
     def _load(self, step: Step) -> TrainState | None:
         """The step's state, where it is there, of this key and whole."""
@@ -285,16 +268,129 @@ class ShardModels:
                 shutil.rmtree(self._path(shard, step.slice), ignore_errors=True)
 
 
-def _key_of(path: pathlib.Path) -> str | None:
+def train_together(
+    ensembles: Sequence[tuple[ShardModels, Sharding]], say: Say = lambda text: None
+) -> list[Work]:
+    """`ShardModels.train` of several ensembles that share a trainer, their shards side by side in its groups.
+
+    What each does is bitwise what it does alone.
+    """
+    if any(models._trainer is not ensembles[0][0]._trainer for models, _ in ensembles):
+        raise ValueError(
+            "The ensembles have several trainers, but a group has one; make them with the same one."
+        )
+    return _train([_Plan(models, sharding, say) for models, sharding in ensembles], say)
+
+
+def _train(plans: Sequence["_Plan"], say: Say) -> list[Work]:
+    trainer = plans[0].trainer
+    width = trainer.placement.width
+    for slice_ in range(max(len(plan.wanted[0]) for plan in plans)):
+        due = [(plan, shard) for plan in plans for shard in plan.due(slice_)]
+        for plan, shard in due:
+            plan.begin(shard, slice_)
+        # A step that trains nothing leaves what the one before it left. Long runs first: groups of like lengths.
+        active = [(plan, shard) for plan, shard in due if plan.run(shard, slice_) is not None]
+        active.sort(key=lambda place: -place[0].run(place[1], slice_).steps)
+        for start in range(0, len(active), width):
+            group = active[start : start + width]
+            began = time.perf_counter()
+            runs = [plan.run(shard, slice_) for plan, shard in group]
+            trained = trainer.train(runs, states=[_restarted(plan.states[shard]) for plan, shard in group])
+            broken = np.flatnonzero(trained.diverged_step >= 0)
+            if broken.size:
+                raise DivergenceError(
+                    f"Shard {group[broken[0]][1]} diverged in slice {slice_} at step "
+                    f"{trained.diverged_step[broken[0]]} of {runs[broken[0]].steps}; try a smaller learning_rate "
+                    "or a longer warmup_epochs."
+                )
+            for i, (plan, shard) in enumerate(group):
+                plan.states[shard] = trained.state_of(i)
+                plan.spent[shard] += (time.perf_counter() - began) / len(group)
+        for plan, shard in due:
+            plan.save(shard, slice_)
+        if due:
+            say(f"slice {slice_ + 1}: {len(due)} shards trained")
+    return [Work(tuple(plan.done), plan.seconds) for plan in plans]
+
+
+class _Plan:
+    """What one ensemble has still to train, and how far it is."""
+
+    def __init__(
+        self, models: ShardModels, sharding: Sharding, say: Say, shards: Iterable[int] | None = None
+    ) -> None:
+        self._models, self._sharding, self.trainer = models, sharding, models._trainer
+        self.wanted = models.steps(sharding)
+        meant = set(range(len(self.wanted)) if shards is None else shards)
+        self._first = [
+            models._first_missing(shard, steps, say) if shard in meant else len(steps)
+            for shard, steps in enumerate(self.wanted)
+        ]
+        models._forget(self.wanted, self._first)
+        self.states: dict[int, TrainState] = {}
+        self.spent: dict[int, float] = {}
+        self.done: list[Step] = []
+        self.seconds = 0.0
+
+    def due(self, slice_: int) -> list[int]:
+        return [shard for shard, steps in enumerate(self.wanted) if self._first[shard] <= slice_ < len(steps)]
+
+    def begin(self, shard: int, slice_: int) -> None:
+        self.spent[shard] = 0.0
+        if shard not in self.states:
+            self.states[shard] = self._models._before(shard, slice_)
+
+    def run(self, shard: int, slice_: int) -> TrainingRun | None:
+        return self._models._run(self._sharding, shard, slice_)
+
+    def save(self, shard: int, slice_: int) -> None:
+        step = self.wanted[shard][slice_]
+        self._models._save(step, self.states[shard], self.spent[shard])
+        self.done.append(step)
+        self.seconds += self.spent[shard]
+
+
+def _note_of(path: pathlib.Path) -> dict[str, Any] | None:
     try:
-        return json.loads((path / "step.json").read_text())["key"]
+        note = json.loads((path / "step.json").read_text())
+        return note if isinstance(note["key"], str) and isinstance(note["seconds"], float | int) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _key_of(path: pathlib.Path) -> str | None:
+    note = _note_of(path)
+    return note and note["key"]
 
 
 def _restarted(state: TrainState) -> TrainState:
     """A step's streams are keyed by its own count of steps, from 0."""
     return state.replace(step=np.zeros((), np.int32))
+
+
+def _packed(state: PyTree) -> dict[str, Any]:
+    """One vector for all arrays of a dtype: a step's checkpoint is three times as fast to write, and to read."""
+    by_dtype: dict[str, list[Any]] = {}
+    for leaf in jax.tree.leaves(state):
+        by_dtype.setdefault(str(leaf.dtype), []).append(leaf.reshape(-1))
+    return {name: _joined(leaves) for name, leaves in by_dtype.items()}
+
+
+def _unpacked(packed: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
+    leaves, structure = jax.tree.flatten(like)
+    ends = dict.fromkeys(packed, 0)
+    found = []
+    for leaf in leaves:
+        name = str(leaf.dtype)
+        start, ends[name] = ends[name], ends[name] + leaf.size
+        found.append(packed[name][start : ends[name]].reshape(leaf.shape))
+    return jax.tree.unflatten(structure, found)
+
+
+def _joined(leaves: Sequence[Any]) -> Any:
+    host = all(isinstance(leaf, np.ndarray) for leaf in leaves)
+    return (np if host else jax.numpy).concatenate(leaves)
 
 
 def _sha256(tree: PyTree) -> str:

@@ -1,4 +1,4 @@
-"""Which example lies in which slice of which shard, how long a slice trains, and what its checkpoint depends on.
+"""Which example lies in which slice of which shard, and how long a slice trains.
 
 Bourtoule et al., "Machine Unlearning", 2021. Each of S shards trains its own model in R steps; step i trains on the
 shard's first i slices and starts from the checkpoint of step i − 1. Everything here counts from 0.
@@ -9,21 +9,15 @@ empty. The layout is a function of positions, a seed and, where wanted, probabil
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import json
 import os
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
 from mu_jax.config import InputError
+from mu_jax.data.files import UNREADABLE, atomic_write
 from mu_jax.data.random_streams import host_stream
 from mu_jax.unlearning.sisa.cost import even_sizes
 
@@ -116,17 +110,9 @@ class Sharding:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes an .npz file at once or not at all: a kill leaves the old file or the new one."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         positions = np.concatenate(list(itertools.chain.from_iterable(self.slices)))
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, positions=positions, sizes=self.sizes)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_write(Path(path)) as file:
+            np.savez(file, positions=positions, sizes=self.sizes)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Sharding":
@@ -141,18 +127,7 @@ class Sharding:
             return cls(tuple(tuple(itertools.islice(parts, sizes.shape[1])) for _ in sizes))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        except (
-            # A damaged header is parsed as Python source, and fails as such.
-            *(OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error),
-            *(
-                SyntaxError,
-                tokenize.TokenError,
-                NotImplementedError,
-                RuntimeError,
-                MemoryError,
-                OverflowError,
-            ),
-        ) as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"{path} cannot be read as a sharding ({error}), but expected a file that Sharding.save wrote; "
                 "restore it, or fit the ensemble again in a new folder."
@@ -254,66 +229,6 @@ def slice_epochs(total_epochs: float | int, slices: int, *, whole: bool = False)
     return np.diff(ends)
 
 
-def slice_key(
-    sharding: Sharding,
-    shard: int,
-    slice: int,
-    *,
-    fingerprint: Callable[[np.ndarray], bytes],
-    seed: int,
-    recipe: Mapping[str, Any],
-) -> str:
-    """SHA-256, in hexadecimal, of all that the checkpoint after step `slice` depends on: equal keys, equal parameters.
-
-    That is `seed`, `shard`, the number of slices R, `recipe` (all else that training reads, as JSON: keys are strings;
-    their order does not matter), and of each of slices 0 … `slice` by itself its positions and what `fingerprint`
-    returns for them: a digest of the data, called with int64[n], sorted. Later slices do not enter, nor do other
-    shards, nor anything deleted. InputError for a shard or slice that is not there, and for a recipe that JSON cannot
-    hold.
-    """
-    _check_place("slice", slice, len(sharding.slices[0]))
-    return next(itertools.islice(_keys(sharding, shard, fingerprint, seed, recipe), slice, None))
-
-
-def slice_keys(
-    sharding: Sharding,
-    shard: int,
-    *,
-    fingerprint: Callable[[np.ndarray], bytes],
-    seed: int,
-    recipe: Mapping[str, Any],
-) -> tuple[str, ...]:
-    """`slice_key` of every slice of a shard, reading the data once instead of R/2 times."""
-    return tuple(_keys(sharding, shard, fingerprint, seed, recipe))
-
-
-def _keys(
-    sharding: Sharding,
-    shard: int,
-    fingerprint: Callable[[np.ndarray], bytes],
-    seed: int,
-    recipe: Mapping[str, Any],
-) -> Iterator[str]:
-    _check_place("shard", shard, len(sharding.slices))
-    slices = sharding.slices[shard]
-    header = {"seed": int(seed), "shard": int(shard), "slices": len(slices), "recipe": recipe}
-    try:
-        text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"recipe cannot be written as JSON ({error}), but expected strings, finite numbers, bool, None, lists and "
-            "dicts; convert what is none of these."
-        ) from None
-    digest = hashlib.sha256(text.encode())
-    for positions in slices:
-        data = fingerprint(positions) if positions.size else b""
-        # Lengths first: no two lists of slices may be one string of bytes.
-        digest.update(np.array([positions.size, len(data)], "<i8").tobytes())
-        digest.update(positions.astype("<i8").tobytes())
-        digest.update(data)
-        yield digest.hexdigest()
-
-
 def _cut(order: Int64[np.ndarray, "N"], ends: Int[np.ndarray, "S"], slices: int) -> Sharding:
     """Consecutive shards up to each of `ends`, cut into even slices."""
     shards = np.split(order, ends[:-1])
@@ -362,7 +277,8 @@ def _check_count(name: str, value: int) -> None:
         raise InputError(f"{name} is {value!r}, but expected a whole number of at least 1; use 1 for none.")
 
 
-def _check_place(name: str, value: int, count: int) -> None:
+def check_place(name: str, value: int, count: int) -> None:
+    """InputError for a shard or slice that is not there."""
     if not 0 <= value < count:
         raise InputError(
             f"{name} is {value}, but expected 0 to {count - 1}, counted from 0; ask for one of these."

@@ -13,6 +13,7 @@ from mu_jax.models.layers import Convolution, Linear, batch_norm
 from mu_jax.models.model import from_module
 from mu_jax.ops import layout_of
 from mu_jax.training.chunk import Examples, label_targets
+from mu_jax.training.parallel import ParallelTrainer
 from mu_jax.training.placement import Placement
 from mu_jax.training.step import Recipe
 from mu_jax.unlearning.sisa.shard_models import ShardModels
@@ -44,7 +45,10 @@ def images_of(noise_at=()):
     return images
 
 
-def shard_models(folder, noise_at=(), placement=("map", 1, 2), optimization=OPTIMIZATION, seed=5):
+def shard_models(
+    folder, noise_at=(), placement=("map", 1, 2), optimization=OPTIMIZATION, seed=5, beside=None
+):
+    """`beside`: others whose trainer they share."""
     images = images_of(noise_at)
     labels = np.arange(N) % CLASSES
     examples = Examples(images, label_targets(labels, CLASSES), np.ones(N, np.float32))
@@ -52,17 +56,19 @@ def shard_models(folder, noise_at=(), placement=("map", 1, 2), optimization=OPTI
     def fingerprint(positions):
         return hashlib.sha256(images[positions].tobytes() + labels[positions].tobytes()).digest()
 
-    return ShardModels(
-        folder,
-        Recipe.of(MODEL, DataConfig(), optimization),
-        optimization,
-        examples,
-        fingerprint,
-        seed=seed,
-        placement=Placement(*placement),
-        chunk_steps=8,
-        settings={"model": "small"},
+    trainer = (
+        beside._trainer
+        if beside
+        else ParallelTrainer(
+            Recipe.of(MODEL, DataConfig(), optimization),
+            examples,
+            Placement(*placement),
+            batch_size=optimization.batch_size,
+            chunk_steps=8,
+            from_states=True,
+        )
     )
+    return ShardModels(folder, trainer, optimization, fingerprint, seed=seed, settings={"model": "small"})
 
 
 SHARDING = uniform_sharding(np.arange(N), SHARDS, SLICES, seed=1)

@@ -136,6 +136,21 @@ def test_a_whole_shard_may_go(fitted, tmp_path):
     assert np.isfinite(sisa.predict(images_of())).all()
 
 
+def test_a_deletion_that_meets_a_damaged_checkpoint_says_so_and_is_exact(fitted, tmp_path):
+    clean, _ = sisa_in(copy(fitted, tmp_path / "clean"))
+    index = SHARDING.slices[1][2][:1]
+    expected = clean.unlearn(index)["parameters_sha256"]["1"]["after"]
+    folder = copy(fitted, tmp_path / "damaged")
+    for slice_ in (1, 3):  # the one that it goes on from, and the last
+        for path in (folder / f"models/shard_0001/slice_{slice_:04d}").rglob("*"):
+            if path.is_file() and path.name != "step.json":
+                path.write_bytes(b"damage")
+    said = []
+    certificate = sisa_in(folder)[0].unlearn(index, said.append)
+    assert certificate["parameters_sha256"] == {"1": {"before": None, "after": expected}}
+    assert any("shard 1, slice 1 is damaged" in text for text in said)
+
+
 @pytest.mark.parametrize("indices", [[N], [-1], [0, N + 5], []])
 def test_positions_out_of_range_are_one_sentence_and_are_not_logged(fitted, tmp_path, indices):
     folder = copy(fitted, tmp_path / "run")

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from mu_jax.config import InputError
+from mu_jax.training.loop import DivergenceError
+from mu_jax.unlearning.sisa.shard_models import train_together
+from mu_jax.unlearning.sisa.sharding import uniform_sharding
 from sisa_case import (
     CLASSES,
     MODEL,
@@ -225,5 +228,41 @@ def test_the_ensemble_answers_and_an_empty_shard_does_not_vote(fitted, tmp_path)
 
 def test_a_shard_that_diverges_is_one_sentence(tmp_path):
     wild = dataclasses.replace(OPTIMIZATION, optimizer="sgd", learning_rate=1e30)
-    with pytest.raises(InputError, match=r"Shard \d diverged in slice \d at step \d+ of \d+; try a smaller"):
+    with pytest.raises(
+        DivergenceError, match=r"Shard \d diverged in slice \d at step \d+ of \d+; try a smaller"
+    ):
         shard_models(tmp_path / "run", optimization=wild).train(SHARDING)
+
+
+@pytest.mark.parametrize("placement", [("map", 2, 1), ("vmap", 2, 2), ("one", 2, 1)])
+def test_over_several_devices_a_deletion_is_exact_too(tmp_path, placement):
+    gone = np.concatenate([SHARDING.slices[0][1][:1], SHARDING.slices[2][3]])
+    sisa = shard_models(tmp_path / "deleted", placement=placement)
+    sisa.train(SHARDING)
+    sisa.train(SHARDING.without(gone))
+    fresh = shard_models(tmp_path / "fresh", noise_at=gone, placement=placement)
+    fresh.train(SHARDING.without(gone))
+    assert bits(sisa, SHARDING.without(gone)) == bits(fresh, SHARDING.without(gone))
+
+
+def test_ensembles_side_by_side_become_what_each_becomes_alone(tmp_path):
+    other = uniform_sharding(np.arange(5, 40), 2, 2, seed=3)
+    alone = shard_models(tmp_path / "alone")
+    alone.train(SHARDING)
+    second = shard_models(tmp_path / "second")
+    second.train(other)
+    first = shard_models(tmp_path / "first")
+    with_it = shard_models(tmp_path / "beside", beside=first)
+    work = train_together([(first, SHARDING), (with_it, other)])
+    assert [len(one.steps) for one in work] == [SHARDS * SLICES, 4]
+    assert bits(first, SHARDING) == bits(alone, SHARDING)
+    assert bits(with_it, other) == bits(second, other)
+    with pytest.raises(ValueError, match="several trainers, but a group has one"):
+        train_together([(first, SHARDING), (second, other)])
+
+
+@pytest.mark.parametrize("indices", [[0], [0, 20, 46], list(range(47))])
+def test_what_a_deletion_would_retrain_is_what_it_retrains(fitted, tmp_path, indices):
+    sisa = shard_models(copy(fitted[0], tmp_path / "run"))
+    expected = sisa.retrained_samples(SHARDING, np.array(indices))
+    assert sisa.train(SHARDING.without(np.array(indices))).trained_samples == expected

@@ -16,10 +16,9 @@ from mu_jax.unlearning.sisa.sharding import (
     Sharding,
     distribution_aware_sharding,
     slice_epochs,
-    slice_key,
-    slice_keys,
     uniform_sharding,
 )
+from mu_jax.unlearning.sisa.slice_keys import slice_key, slice_keys
 
 
 @pytest.fixture

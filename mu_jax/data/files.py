@@ -1,12 +1,22 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and what reading a damaged one may raise."""
 
 import contextlib
 import json
 import os
 import pathlib
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
+
+UNREADABLE = (
+    *(OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error),
+    # A damaged header of an array is parsed as Python source, and fails as such.
+    *(SyntaxError, tokenize.TokenError, NotImplementedError, RuntimeError, MemoryError, OverflowError),
+)
+"""What NumPy raises, all told, for an `.npy` or `.npz` file that is missing or damaged."""
 
 
 @contextlib.contextmanager

@@ -1,0 +1,53 @@
+"""Every setting of every experiment: its default, its unit and its check.
+
+Config files (`configs/*.py`) hold an `ml_collections.ConfigDict` made by `default_config`, so that flags can
+override any key; `from_config_dict` turns it into the frozen dataclasses of this package, and nothing further inside
+ever sees a ConfigDict. The checks run when a dataclass is made, so a bad value never reaches an experiment.
+"""
+
+from mu_jax.config.comparison import UnlearningComparison
+from mu_jax.config.errors import InputError
+from mu_jax.config.resolve import (
+    EXPERIMENTS,
+    default_config,
+    first_difference,
+    from_config_dict,
+    to_dict,
+    unknown_variant,
+)
+from mu_jax.config.shared import (
+    DataConfig,
+    EvaluationConfig,
+    ForgetConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimizationConfig,
+)
+from mu_jax.config.sisa import AdversaryConfig, SisaConfig, SisaDelete, SisaPosterior
+from mu_jax.config.sweep import ATTACKS, AttackConfig, QueryConfig, ShadowSweep, SweepConfig
+
+__all__ = [
+    "ATTACKS",
+    "EXPERIMENTS",
+    "AdversaryConfig",
+    "AttackConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ForgetConfig",
+    "InputError",
+    "LoopConfig",
+    "ModelConfig",
+    "OptimizationConfig",
+    "QueryConfig",
+    "ShadowSweep",
+    "SisaConfig",
+    "SisaDelete",
+    "SisaPosterior",
+    "SweepConfig",
+    "UnlearningComparison",
+    "default_config",
+    "first_difference",
+    "from_config_dict",
+    "to_dict",
+    "unknown_variant",
+]
