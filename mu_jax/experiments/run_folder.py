@@ -27,6 +27,10 @@ _LEFTOVERS = (
     ".splits.npz.*",
     ".metrics.jsonl.*",
     ".report.html.*",
+    ".images.sha256.npy.*",
+    ".sharding.npz.*",
+    "answers/.*.npz.*",
+    "certificates/.request_*",
 )
 # Longer than the first process takes to read data and compile.
 _WAIT_SECONDS = 1800.0

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,10 +29,12 @@ from mu_jax.experiments.sisa_setting import SisaSetting, prepare_sisa
 from mu_jax.training.parallel import ParallelTrainer
 from mu_jax.unlearning.sisa.cost import expected_cost
 from mu_jax.unlearning.sisa.ensemble import Sisa
+from mu_jax.unlearning.sisa.requests import RequestLog
 
 # What a call may change of a folder's settings: the request, and how it is carried out.
 _FREE = ("forget", "keep_measurements", "loop", "evaluation", "experiment")
 # Of a folder of `sisa_posterior`: everything that has seen the deleted images, but the ensemble itself.
+_OWN = ("results.json", "report.html", "figures")
 _MEASUREMENTS = ("checkpoints", "answers", "figures", "results.json", "report.html", "splits.npz")
 
 
@@ -44,41 +46,74 @@ def run(
 ) -> tuple[dict[str, Any], bool]:
     """Fit where nothing is fitted, delete what is asked for, say what was done: (what results.json holds, False)."""
     where, saved = _folder_of(workdir)
+    overrides = overrides or {}
+    _check_request(config, overrides)
     if saved is not None:
-        config = _of_folder(config, saved["config"], overrides or {}, where)
+        config = _of_folder(config, saved["config"], overrides, where)
     one_cpu_device_a_core()
     setting = prepare_sisa(config, saved and saved["inputs"].get("convolution"))
-    wanted = _wanted(setting)
+    rows = _trained_rows(setting)
+    wanted = _wanted(setting, rows)
     folder = RunFolder(
         where,
         to_dict(config),
         inputs={"convolution": setting.lowering, "backend": jax.default_backend()},
-        overrides=overrides or {},
+        overrides=overrides,
         comparable=_binding,
     )
     with folder, progress or TrainingProgress() as shown:
-        # Written anew below: a kill in between leaves a folder without results, not one with old ones.
-        (folder.path / "results.json").unlink(missing_ok=True)
-        rows = _trained_rows(setting)
+        if folder.changed_versions:
+            shown.say(
+                f"fitted under other versions of {', '.join(folder.changed_versions)}: what is retrained now may "
+                "differ in bits from a fit under one of them"
+            )
         sharding = setting.sharding(rows)
         trainer = setting.trainer(folder.path, len(sharding.slices))
         shown.say(f"compiled in {trainer.compile_seconds:.1f} s")
         sisa = setting.ensemble(folder.path, trainer, sharding)
         check_images(folder.path, setting.digests, np.setdiff1d(rows, sisa.deleted()))
-        sisa.fit(shown.say)
-        certificate = None
+
+        def clean() -> list[str]:
+            """Everything derived from images that are to go, but the ensemble, before any retraining."""
+            note_images(folder.path, setting.digests, np.setdiff1d(rows, sisa.deleted()))
+            gone = _remove(folder.path, _OWN)
+            if where != pathlib.Path(workdir) and not config.keep_measurements:
+                gone += [f"../{name}" for name in _remove(pathlib.Path(workdir), _MEASUREMENTS)]
+                if len(gone) > len(_OWN):
+                    shown.say(
+                        "removed what sisa_posterior measured on the deleted images, and its other models"
+                    )
+            return gone
+
+        # What a kill left half-way comes first: it was asked for first.
+        finished = sisa.pending()
+        sisa.fit(shown.say, clean() if finished else ())
+        certificates = [sisa.certificate(number) for number in finished]
         if wanted.size:
             shown.say(f"deleting {len(wanted)} images")
-            certificate = sisa.unlearn(wanted, shown.say)
-            if certificate is None:
+            certificate = sisa.unlearn(wanted, shown.say, clean)
+            if certificate is not None:
+                certificates.append(certificate)
+            elif not finished:
                 shown.say("all of them were deleted before: nothing was retrained")
-        note_images(folder.path, setting.digests, np.setdiff1d(rows, sisa.deleted()))
-        if where != pathlib.Path(workdir) and sisa.deleted().size and not config.keep_measurements:
-            _remove_measurements(pathlib.Path(workdir), shown)
-        results = _results(setting, sisa, trainer, folder.path, certificate)
+        results = _results(setting, sisa, trainer, folder.path, certificates)
         write_sisa_delete_report(folder.path, results, to_dict(config))
         write_json(folder.path / "results.json", results)
     return results | {"folder": str(where)}, False
+
+
+def _check_request(config: SisaDelete, overrides: Mapping[str, Any]) -> None:
+    """InputError for a request that would not do what it says."""
+    if "forget.fraction" in overrides:
+        raise InputError(
+            f"forget.fraction is {config.forget.fraction}, but expected images by name: a deletion on request is not "
+            "drawn by lot; give --config.forget.indices=FILE.npy or --config.forget.classes=CLASS."
+        )
+    if config.forget.indices and config.forget.classes:
+        raise InputError(
+            f"forget.indices is {config.forget.indices!r} and forget.classes {config.forget.classes}, but expected one "
+            "of the two; ask for one after the other."
+        )
 
 
 def _folder_of(workdir: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any] | None]:
@@ -102,7 +137,10 @@ def _folder_of(workdir: pathlib.Path) -> tuple[pathlib.Path, dict[str, Any] | No
             f"{workdir} holds a run of {kind!r} without an ensemble to delete from, but expected a folder of "
             "sisa_delete or a finished one of sisa_posterior; choose another --workdir."
         )
-    if not (workdir / "results.json").exists() and not (workdir / "sisa" / "results.json").exists():
+    # Until the experiment is done the ensemble's only deletion is its own; later ones are `sisa_delete`'s, and a kill
+    # may have left one of those half-way.
+    requests = RequestLog(workdir / "sisa" / "requests.jsonl").requests()
+    if not (workdir / "results.json").exists() and len(requests) < 2:
         raise InputError(
             f"{workdir} holds a run of sisa_posterior that is not finished, and a deletion now would change what it "
             "measures; finish it with its own command, or choose another --workdir."
@@ -146,29 +184,33 @@ def _trained_rows(setting: SisaSetting) -> np.ndarray:
     )
 
 
-def _wanted(setting: SisaSetting) -> np.ndarray:
+def _wanted(setting: SisaSetting, rows: np.ndarray) -> np.ndarray:
     """Training positions that this call is to delete; none where it names none."""
     forget, labels = setting.config.forget, setting.dataset.y_train
     if forget.indices:
-        return read_indices(pathlib.Path(forget.indices).expanduser(), len(labels))
+        wanted = read_indices(pathlib.Path(forget.indices).expanduser(), len(labels))
+        strangers = np.setdiff1d(wanted, rows)
+        if strangers.size:
+            raise InputError(
+                f"{forget.indices} holds position {strangers[0]}, which is set aside for validation, but expected "
+                f"positions of the {len(rows)} images that the ensemble is fitted on; remove it."
+            )
+        return wanted
     unknown = [label for label in forget.classes if not 0 <= label < setting.dataset.num_classes]
     if unknown:
         raise InputError(
             f"forget.classes has {unknown[0]}, but expected classes from 0 to {setting.dataset.num_classes - 1}; "
             "correct it."
         )
-    return np.intersect1d(np.flatnonzero(np.isin(labels, forget.classes)), _trained_rows(setting))
+    return np.intersect1d(np.flatnonzero(np.isin(labels, forget.classes)), rows)
 
 
-def _remove_measurements(workdir: pathlib.Path, shown: LiveProgress) -> None:
-    there = [workdir / name for name in _MEASUREMENTS if (workdir / name).exists()]
+def _remove(folder: pathlib.Path, names: Sequence[str]) -> list[str]:
+    """Those of these files and folders that were there."""
+    there = [folder / name for name in names if (folder / name).exists()]
     for path in there:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    if there:
-        shown.say(
-            "removed what sisa_posterior measured on the deleted images, and its other models: "
-            + ", ".join(path.name for path in there)
-        )
+    return [path.name for path in there]
 
 
 def _results(
@@ -176,14 +218,16 @@ def _results(
     sisa: Sisa,
     trainer: ParallelTrainer,
     folder: pathlib.Path,
-    certificate: Mapping[str, Any] | None,
+    certificates: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     left, dataset = sisa.sharding, setting.dataset
     test = np.arange(len(dataset.y_train), len(dataset.labels))
-    answers = sisa.predict(dataset.images)
-    accuracy, interval = accuracies(setting, answers, {"retain": left.examples, "test": test})
+    accuracy, interval = {}, {}
+    if len(left.examples):  # else nobody is left to answer
+        answers = sisa.predict(dataset.images)
+        accuracy, interval = accuracies(setting, answers, {"retain": left.examples, "test": test})
     models = setting.models(folder / "models", trainer)
-    variables = next(one for one in models.variables(left) if one is not None)
+    variables = next((one for one in models.variables(left) if one is not None), {"params": {}})
     steps = [step for of in models.steps(left) for step in of]
     return {
         "experiment": setting.config.experiment,
@@ -205,21 +249,20 @@ def _results(
                 "trained_samples": sum(step.trained_samples for step in steps),
             }
         },
-        "tables": {"requests": _requests(setting, sisa, folder)},
-        "certificate": certificate,
+        "tables": {"requests": _requests(setting, sisa)},
+        "certificates": list(certificates),
         "environment": environment(),
     }
 
 
-def _requests(setting: SisaSetting, sisa: Sisa, folder: pathlib.Path) -> list[dict[str, Any]]:
-    """One row a certificate."""
+def _requests(setting: SisaSetting, sisa: Sisa) -> list[dict[str, Any]]:
+    """One row a request of the log; InputError where a certificate is missing, or not what was written."""
     rows, before = [], 0
     config = setting.config
-    number = 1
     total = len(_trained_rows(setting))
-    while (path := folder / "certificates" / f"request_{number:06d}.json").exists():
-        one = sisa.certificate(number)
-        count = len(one["indices"])
+    for request in sisa.requests():
+        one = sisa.certificate(request.id)
+        count = len(request.indices)
         expected = None
         if config.sisa.sharding == "uniform" and total - before > count:
             with contextlib.suppress(InputError):  # fewer examples than slices are left
@@ -227,17 +270,18 @@ def _requests(setting: SisaSetting, sisa: Sisa, folder: pathlib.Path) -> list[di
                 expected = expected_cost(*shape)["examples_retrained"]
         rows.append(
             {
-                "request": number,
+                "request": request.id,
                 "indices": count,
-                "shards": len({step["shard"] for step in one["retrained"]}),
+                "shards": len({place["shard"] for place in one["places"]}),
                 "steps": len(one["retrained"]),
-                "examples_retrained": one["examples_retrained"] / config.train.epochs,
+                "examples_retrained": one["examples_retrained"],
                 "expected_examples": expected,
                 "seconds": one["seconds"],
                 "certified": one["certified"],
-                "certificate_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "certificate_sha256": hashlib.sha256(
+                    sisa.certificate_path(request.id).read_bytes()
+                ).hexdigest(),
             }
         )
         before += count
-        number += 1
     return rows

@@ -30,8 +30,12 @@ from mu_jax.experiments.sisa_images import note_images
 from mu_jax.experiments.sisa_results import Found, report_data, results_of
 from mu_jax.experiments.sisa_setting import SisaSetting, prepare_sisa
 from mu_jax.unlearning.sisa.ensemble import Sisa
+from mu_jax.unlearning.sisa.requests import RequestLog
 from mu_jax.unlearning.sisa.shard_models import ShardModels, Step, train_together
 from mu_jax.unlearning.sisa.sharding import Sharding
+
+# Added to the seed: nobody but the target starts from its random numbers.
+_AGAIN, _ADVERSARY = 1, 2
 
 
 def run(
@@ -49,6 +53,7 @@ def run(
     splits = make_splits(setting.dataset, config.data, config.forget, config.seed)
     nonmembers = nonmember_rows(config.forget, splits, setting.dataset)
     shadow_rows = adversary_rows(splits, config.seed)
+    refuse_other_deletions(workdir / "sisa", splits.forget)
     inputs = {"convolution": setting.lowering, "backend": jax.default_backend()}
     folder = RunFolder(
         workdir,
@@ -66,6 +71,11 @@ def run(
         ensemble_folder = RunFolder(
             folder.path / "sisa", to_dict(deletion_config(config)), inputs=inputs, overrides={}
         )
+        if folder.changed_versions:
+            shown.say(
+                f"begun under other versions of {', '.join(folder.changed_versions)}: the result may differ in bits "
+                "from that of an undisturbed run"
+            )
         stack.enter_context(ensemble_folder)
         work = Work(setting, splits, shadow_rows, folder.path, shown.say)
         found = work.do(nonmembers)
@@ -93,6 +103,16 @@ def adversary_rows(splits: Splits, seed: int) -> tuple[np.ndarray, np.ndarray]:
             "which train the shadow models; give a larger share, or more data."
         )
     return np.sort(order[:half]), np.sort(order[half:])
+
+
+def refuse_other_deletions(folder: pathlib.Path, forget: np.ndarray) -> None:
+    """InputError where the ensemble has had other deletions than this experiment's: nothing can be measured then."""
+    deleted = RequestLog(folder / "requests.jsonl").deleted()
+    if deleted.size and not np.array_equal(deleted, forget):
+        raise InputError(
+            f"The ensemble in {folder} has had other deletions than this experiment's, so it cannot be measured as it "
+            "was; choose another --workdir."
+        )
 
 
 class Work:
@@ -127,22 +147,25 @@ class Work:
         }
         found = self._train(single)
         sisa = setting.ensemble(self._folder / "sisa", self._trainer, self._sharding)
-        self._refuse_other_deletions(sisa)
         answers = {name: self._ask(name, found[name], single[name]) for name in single}
 
         models = setting.models(self._folder / "sisa" / "models", self._trainer)
         fit_seconds = self._fit(sisa, models)
         answers["sisa"] = self._ask("sisa", models, self._sharding)
-        note_images(self._folder / "sisa", setting.digests, self._sharding.examples)
+        if not sisa.deleted().size:
+            note_images(self._folder / "sisa", setting.digests, self._sharding.examples)
         certificate = self._delete(sisa)
         left = sisa.sharding
         note_images(self._folder / "sisa", setting.digests, left.examples)
         answers["sisa_unlearned"] = self._ask("sisa_unlearned", models, left)
 
         self._say("fitting ensembles without the deleted images from the start, and others to compare with")
-        again = setting.sharding(splits.retain, seed=setting.config.seed + 1)
+        again = setting.sharding(splits.retain, seed=setting.config.seed + _AGAIN)
         shadow = setting.sharding(
-            self._shadow_in, shards=len(self._sharding.slices), slices=len(self._sharding.slices[0])
+            self._shadow_in,
+            shards=len(self._sharding.slices),
+            slices=len(self._sharding.slices[0]),
+            seed=setting.config.seed + _ADVERSARY,
         )
         ensembles = {
             "sisa_retrained": self._sharding.without(splits.forget),
@@ -171,7 +194,7 @@ class Work:
         }
         samples = sum(step.trained_samples for step in _steps(models, self._sharding))
         trained_of["sisa"] = (fit_seconds, samples)
-        trained_of["sisa_unlearned"] = (certificate["seconds"], certificate["examples_retrained"])
+        trained_of["sisa_unlearned"] = (certificate["seconds"], certificate["trained_samples"])
         return Found(
             setting=setting,
             splits=splits,
@@ -189,13 +212,15 @@ class Work:
         )
 
     def _train(self, shardings: Mapping[str, Sharding]) -> dict[str, ShardModels]:
-        """Ensembles side by side, each in its folder; those called `again` by another seed."""
+        """Ensembles side by side, each in its folder; `…again` and the adversary's by seeds of their own."""
         if not shardings:
             return {}
         seed = self._setting.config.seed
         models = {
             name: self._setting.models(
-                self._folder / "checkpoints" / name, self._trainer, seed + name.endswith("again")
+                self._folder / "checkpoints" / name,
+                self._trainer,
+                seed + (_AGAIN if name.endswith("again") else _ADVERSARY if name.startswith("shadow") else 0),
             )
             for name in shardings
         }
@@ -221,14 +246,6 @@ class Work:
             sisa.fit(self._say)
             certificate = sisa.certificate(1)
         return certificate
-
-    def _refuse_other_deletions(self, sisa: Sisa) -> None:
-        deleted = sisa.deleted()
-        if deleted.size and not np.array_equal(deleted, self._splits.forget):
-            raise InputError(
-                f"The ensemble in {self._folder / 'sisa'} has had other deletions than this experiment's, so it cannot "
-                "be measured as it was; choose another --workdir."
-            )
 
     def _ask(self, name: str, models: ShardModels, sharding: Sharding) -> Answers:
         path = self._folder / "answers" / f"{name}.npz"

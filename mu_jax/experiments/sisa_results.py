@@ -19,7 +19,7 @@ from mu_jax.experiments.sisa_answers import Answers
 from mu_jax.experiments.sisa_attacks import Adversaries, Shadow, attack_posteriors, fit_adversaries
 from mu_jax.experiments.sisa_setting import SisaSetting
 from mu_jax.training.placement import Placement
-from mu_jax.unlearning.sisa.cost import expected_cost, speed_up_table
+from mu_jax.unlearning.sisa.cost import expected_cost, simulate_cost, speed_up_table
 from mu_jax.unlearning.sisa.ensemble import AGGREGATIONS
 from mu_jax.unlearning.sisa.shard_models import ShardModels
 from mu_jax.unlearning.sisa.sharding import Sharding
@@ -106,7 +106,8 @@ def results_of(found: Found) -> dict[str, Any]:
             "expected_speed_up": _plan(found),
         },
         "certificate": {
-            key: found.certificate[key] for key in ("request", "examples_retrained", "seconds", "removed")
+            key: found.certificate[key]
+            for key in ("request", "trained_samples", "examples_retrained", "seconds", "removed")
         },
         "environment": environment(),
     }
@@ -267,12 +268,18 @@ def _deletion_cost(found: Found, seconds_full: float) -> list[dict[str, Any]]:
         draws = [rng.choice(positions, number, replace=False) for _ in range(_DRAWS)]
         counted = [found.models.retrained_samples(sharding, draw) for draw in draws]
         rows.append(_cost_row(found, number, np.array(counted), {"trained": False, "seconds": None}))
+        if config.sisa.sharding == "uniform":
+            simulated = simulate_cost(len(positions), len(sharding.slices), len(sharding.slices[0]), number)
+            rows[-1] |= {
+                "simulated_examples": simulated["examples_retrained"],
+                "simulated_error": simulated["examples_retrained_error"],
+            }
     carried_out = {
         "trained": True,
         "seconds": found.certificate["seconds"],
         "seconds_full": seconds_full,
     }
-    counted = np.array([found.certificate["examples_retrained"]])
+    counted = np.array([found.certificate["trained_samples"]])
     return [*rows, _cost_row(found, len(found.splits.forget), counted, carried_out)]
 
 
@@ -303,12 +310,16 @@ def _cost_row(found: Found, requests: int, samples: np.ndarray, more: Mapping[st
 
 
 def _plan(found: Found) -> list[dict[str, Any]]:
-    """Expected speed-ups: of this data, in shards and slices about the ensemble's, and of ten million examples."""
+    """Expected speed-ups: of this data, in shards and slices about the ensemble's, and of ten million examples.
+
+    They are of even shards: under another sharding only the plan for ten million examples stands.
+    """
     total = len(found.sharding.examples)
     shards, slices = len(found.sharding.slices), len(found.sharding.slices[0])
     here = {"shards": sorted({1, shards, 2 * shards}), "slices": sorted({1, slices})}
     rows = []
-    for examples, shape in ((total, here), (_LARGE, _PLAN)):
+    uniform = found.setting.config.sisa.sharding == "uniform"
+    for examples, shape in (*([(total, here)] if uniform else []), (_LARGE, _PLAN)):
         requests = [number for number in _REQUESTS if number < examples]
         fitting = [number for number in shape["shards"] if number * max(shape["slices"]) <= examples]
         rows += speed_up_table(examples, fitting, shape["slices"], requests)

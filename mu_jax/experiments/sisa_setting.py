@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from mu_jax.config import InputError, SisaDelete, SisaPosterior, to_dict
 from mu_jax.data.dataset import Dataset
 from mu_jax.data.files import UNREADABLE, write_json
-from mu_jax.experiments.run_folder import read_json
+from mu_jax.experiments.run_folder import read_json, versions
 from mu_jax.experiments.setting import build_models, read_data
 from mu_jax.models import Model
 from mu_jax.ops import choose_lowering
@@ -131,6 +131,12 @@ class SisaSetting:
             std=config.data.std,
             batch_size=config.evaluation.query_batch,
             aggregation=config.sisa.aggregation,
+            environment={
+                "versions": versions(),
+                "backend": jax.default_backend(),
+                "device": jax.local_devices()[0].device_kind,
+                **dataclasses.asdict(trainer.placement),
+            },
         )
 
     def facts(self, placement: Placement, sharding: Sharding) -> dict[str, Any]:

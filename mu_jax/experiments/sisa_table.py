@@ -72,8 +72,7 @@ def sisa_delete_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Su
     header = ["Request", "Certified", "Deleted", "Shards", "Steps", "Retrained", "Expected", "Time s"]
     table = requests_table(rows)[1]
     # Seconds and a time zone are for the page.
-    certificate = results.get("certificate")
-    if certificate:
+    for certificate in results.get("certificates", ()):
         lines += ["certificate:", json.dumps(_abridged(certificate), indent=2)]
     return title, (header, [[row[0], row[1][:16], *row[2:]] for row in table]), lines
 

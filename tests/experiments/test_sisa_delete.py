@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 
 from mu_jax.config import AdversaryConfig, DataConfig, ForgetConfig, InputError, from_config_dict, to_dict
-from mu_jax.experiments import sisa_posterior
+from mu_jax.experiments import sisa_delete, sisa_posterior
 from mu_jax.experiments.registry import print_results
 from mu_jax.experiments.sisa_delete import run
 from mu_jax.experiments.sisa_setting import prepare_sisa
+from mu_jax.unlearning.sisa import ShardModels, Sisa
 from tiny_sisa import DELETE, POSTERIOR, Lines
 
 
@@ -49,7 +50,7 @@ def hashes(workdir):
 
 def test_the_first_call_fits(fitted):
     workdir, results = fitted
-    assert results["tables"]["requests"] == [] and results["certificate"] is None
+    assert results["tables"]["requests"] == [] and results["certificates"] == []
     assert results["data"]["retain"] == 200 and results["data"]["forget"] == 0
     assert len(hashes(workdir)) == 6
     assert (workdir / "report.html").exists()
@@ -83,7 +84,7 @@ def test_what_was_deleted_before_is_said_and_nothing_retrains(folder):
     before = hashes(folder)
     results, lines = delete(folder, [50])
     assert any("deleted before" in line for line in lines)
-    assert results["certificate"] is None and len(results["tables"]["requests"]) == 1
+    assert results["certificates"] == [] and len(results["tables"]["requests"]) == 1
     assert hashes(folder) == before
 
 
@@ -183,16 +184,81 @@ def test_an_experiments_ensemble_goes_on_deleting_and_its_measurements_go(measur
     workdir = tmp_path / "run"
     shutil.copytree(there, workdir)
     kept = np.setdiff1d(np.load(workdir / "splits.npz")["retain"], [0])
-    results, lines = delete(workdir, kept[:2], from_config_dict({"experiment": "sisa_delete"}))
+    plain = from_config_dict({"experiment": "sisa_delete"})
+    results, lines = delete(workdir, kept[:2], plain)
     assert [row["indices"] for row in results["tables"]["requests"]] == [before["data"]["forget"], 2]
     assert {path.name for path in workdir.iterdir() if not path.name.startswith(".")} == {
         "config.json",
         "sisa",
     }
     assert any(line.startswith("removed what sisa_posterior measured") for line in lines)
-    delete(workdir, kept[2:3], from_config_dict({"experiment": "sisa_delete"}))  # and again
-    with pytest.raises(InputError, match="another config|other deletions"):
+    assert "../checkpoints" in results["certificates"][0]["removed"]
+    delete(workdir, kept[2:3], plain)  # and again
+    with pytest.raises(InputError, match="has had other deletions"):
         sisa_posterior.run(config, workdir, progress=Lines())
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "moment", ["ShardModels.train", "Sisa._certify", "_results", "write_sisa_delete_report"]
+)
+def test_a_deletion_cut_off_anywhere_is_finished_by_the_next_call(measured, tmp_path, monkeypatch, moment):
+    workdir = tmp_path / "run"
+    shutil.copytree(measured[1], workdir)
+    kept = np.load(workdir / "splits.npz")["retain"]
+    plain = from_config_dict({"experiment": "sisa_delete"})
+
+    def stop(*_, **__):
+        raise Stopped
+
+    with monkeypatch.context() as patch:
+        if moment == "ShardModels.train":
+            # The fit that comes first has nothing to do; the deletion's own training is what is cut off.
+            train = ShardModels.train
+            patch.setattr(ShardModels, "train", lambda self, *a: stop() if len(a) > 2 else train(self, *a))
+        elif moment == "Sisa._certify":
+            patch.setattr(Sisa, "_certify", stop)
+        else:
+            patch.setattr(sisa_delete, moment, stop)
+        with pytest.raises(Stopped):
+            delete(workdir, kept[:2], plain)
+    # Nothing that had seen the images is left, whenever the kill came.
+    assert {path.name for path in workdir.iterdir() if not path.name.startswith(".")} == {
+        "config.json",
+        "sisa",
+    }
+    assert not (workdir / "sisa/report.html").exists()
+    assert not np.load(workdir / "sisa/images.sha256.npy")[kept[:2]].any()
+    shown = Lines()
+    results, _ = run(plain, workdir, progress=shown)  # without the positions: they are in the log
+    assert [row["indices"] for row in results["tables"]["requests"]] == [measured[2]["data"]["forget"], 2]
+    pending = moment in ("ShardModels.train", "Sisa._certify")
+    assert len(results["certificates"]) == pending
+    assert any("finishing request 2" in line for line in shown.lines) == pending
+    if pending:
+        hashes_of = results["certificates"][0]["parameters_sha256"].values()
+        assert all(pair["before"] and pair["after"] and pair["before"] != pair["after"] for pair in hashes_of)
+
+
+def test_a_request_by_lot_or_by_both_names_is_refused(folder):
+    by_lot = dataclasses.replace(DELETE, forget=ForgetConfig(fraction=0.3))
+    with pytest.raises(InputError, match=r"forget.fraction is 0.3, but expected images by name"):
+        run(by_lot, folder, overrides={"forget.fraction": 0.3}, progress=Lines())
+    both = dataclasses.replace(DELETE, forget=ForgetConfig(indices="x.npy", classes=(1,)))
+    with pytest.raises(InputError, match="expected one of the two"):
+        run(both, folder, progress=Lines())
+
+
+def test_positions_set_aside_for_validation_are_refused_before_anything_is_fitted(tmp_path):
+    config = dataclasses.replace(DELETE, data=POSTERIOR.data)
+    with pytest.raises(
+        InputError, match="is set aside for validation, but expected positions of the 120 images"
+    ):
+        delete(tmp_path / "run", np.arange(100), config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_measurements_stay_where_they_are_asked_for(measured, tmp_path):

@@ -1,16 +1,19 @@
 import dataclasses
+import datetime
 import json
 import shutil
 
 import numpy as np
 import pytest
 
-from mu_jax.config import DataConfig, InputError, SisaConfig, to_dict
+from mu_jax.config import AdversaryConfig, DataConfig, InputError, SisaConfig, to_dict
 from mu_jax.data.splits import Splits
 from mu_jax.experiments import sisa_posterior
-from mu_jax.experiments.sisa_posterior import run
+from mu_jax.experiments.sisa_posterior import adversary_rows, run
+from mu_jax.experiments.sisa_setting import prepare_sisa
 from mu_jax.unlearning.sisa.cost import expected_cost
 from mu_jax.unlearning.sisa.ensemble import Sisa
+from mu_jax.unlearning.sisa.requests import RequestLog
 from tiny_sisa import POSTERIOR, Lines
 
 MODELS = ["base", "base_retrained", "sisa", "sisa_unlearned", "sisa_retrained", "sisa_retrained_again"]
@@ -97,8 +100,10 @@ def test_counted_and_expected_cost_stand_side_by_side(finished):
     assert rows[0]["examples_retrained"] == pytest.approx(rows[0]["expected_examples"], rel=0.2)
     assert rows[0]["examples_retrained_sd"] > 0
     certificate = json.loads((workdir / "sisa/certificates/request_000001.json").read_text())
-    assert rows[-1]["examples_retrained"] == certificate["examples_retrained"] / epochs
-    assert results["models"]["sisa_unlearned"]["trained_samples"] == certificate["examples_retrained"]
+    assert rows[-1]["examples_retrained"] == certificate["trained_samples"] / epochs
+    assert results["models"]["sisa_unlearned"]["trained_samples"] == certificate["trained_samples"]
+    for row in rows[:2]:
+        assert abs(row["simulated_examples"] - row["expected_examples"]) < 5 * row["simulated_error"]
 
 
 def test_accuracy_stands_by_number_of_shards_and_by_aggregation(finished):
@@ -152,12 +157,45 @@ def test_an_ensemble_that_has_had_other_deletions_is_not_measured(finished, tmp_
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     (workdir / "results.json").unlink()
-    lines = (workdir / "sisa/requests.jsonl").read_text()
-    assert lines
-    (workdir / "answers" / "sisa.npz").unlink()
-    # Without what the ensemble answered before the deletion nothing can be said of it any more.
-    with pytest.raises(InputError, match="Shard 0 .* is not trained on the examples that are left"):
+    another = Splits.load(workdir / "splits.npz").retain[:1]
+    RequestLog(workdir / "sisa/requests.jsonl").append(another, datetime.datetime.now(datetime.UTC))
+    for name in ("splits.npz", "checkpoints", "answers"):
+        shutil.rmtree(workdir / name) if (workdir / name).is_dir() else (workdir / name).unlink()
+    before = sorted(workdir.rglob("*"))
+    with pytest.raises(InputError, match="has had other deletions than this experiment's"):
         run(POSTERIOR, workdir, progress=Lines())
+    assert sorted(workdir.rglob("*")) == before  # nothing was trained, or written, on what was deleted
+
+
+def test_the_adversarys_models_start_from_their_own_random_numbers(finished):
+    # Else the shadow would be the target's twin, which no adversary has.
+    setting = prepare_sisa(POSTERIOR)
+    keys = [
+        json.loads((finished[0] / f"checkpoints/{name}/shard_0000/slice_0000/step.json").read_text())["key"]
+        for name in ("base", "shadow")
+    ]
+    rows = adversary_rows(Splits.load(finished[0] / "splits.npz"), POSTERIOR.seed)[0]
+    trainer = setting.make_trainer(setting.first_placement(1))
+    sharding = setting.sharding(rows, shards=1, slices=1)
+    of_seed = [setting.models(finished[0], trainer, seed) for seed in (POSTERIOR.seed, POSTERIOR.seed + 2)]
+    by_seed = [models.steps(sharding)[0][0].key for models in of_seed]
+    assert keys[1] == by_seed[1] != by_seed[0]
+
+
+def test_distribution_aware_shards_are_not_given_the_closed_form_of_even_ones(tmp_path):
+    likely = np.full(200, 1e-3)
+    likely[:100] = 2e-2
+    np.save(tmp_path / "p.npy", likely)
+    aware = SisaConfig(slices=2, sharding="distribution_aware", probabilities=str(tmp_path / "p.npy"))
+    short = dataclasses.replace(POSTERIOR.train, epochs=1.0)
+    config = dataclasses.replace(
+        POSTERIOR, sisa=aware, compare_shards=(), adversary=AdversaryConfig(), train=short
+    )
+    results, _ = run(config, tmp_path / "run", progress=Lines())
+    assert results["sisa"]["shards"] > 1
+    assert {row["expected_examples"] for row in results["tables"]["deletion_cost"]} == {None}
+    assert {row["examples"] for row in results["tables"]["expected_speed_up"]} == {10_000_000}
+    assert (tmp_path / "run/report.html").exists()
 
 
 def test_an_adversary_without_images_is_refused(tmp_path):

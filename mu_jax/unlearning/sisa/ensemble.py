@@ -9,7 +9,7 @@ import datetime
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ from mu_jax.config import InputError
 from mu_jax.data.files import atomic_write
 from mu_jax.models import Model
 from mu_jax.unlearning.sisa.aggregation import majority_vote, mean_logits, mean_posterior
-from mu_jax.unlearning.sisa.requests import RequestLog
+from mu_jax.unlearning.sisa.requests import Request, RequestLog
 from mu_jax.unlearning.sisa.shard_models import ShardModels, Work
 from mu_jax.unlearning.sisa.sharding import Sharding
 
@@ -52,8 +52,11 @@ class Sisa:
         std: tuple[float, ...],
         batch_size: int = 500,
         aggregation: str = "mean_posterior",
+        environment: Mapping[str, Any] | None = None,
     ) -> None:
         """`models` trains in `folder / "models"`; the sharding is the one that `fit` begins with, before any deletion.
+
+        `environment` (versions, devices) is what certificates say of the machine.
 
         InputError where the folder was begun with another sharding, or for an unknown aggregation.
         """
@@ -64,6 +67,7 @@ class Sisa:
         self.folder = pathlib.Path(folder)
         self._models, self._query_model, self._aggregation = models, query_model, aggregation
         self._mean, self._std, self._batch_size = mean, std, batch_size
+        self._environment = environment or {}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "sharding.npz"
         if not path.exists():
@@ -85,20 +89,35 @@ class Sisa:
         """Every position that was asked to be deleted, sorted."""
         return self._log.deleted()
 
-    def fit(self, say: Say = lambda text: None) -> Work:
-        """Train what is not trained yet, requests that a kill left half-way included."""
+    def pending(self) -> list[int]:
+        """Numbers of the requests that are logged and not carried out yet: a kill came between. `fit` finishes them."""
+        return [request.id for request in self._log.pending()]
+
+    def fit(self, say: Say = lambda text: None, removed: Sequence[str] = ()) -> Work:
+        """Train what is not trained yet, and carry out requests that a kill left half-way.
+
+        `removed` names what the caller took away besides, for the certificates.
+        """
+        pending = self._log.pending()
+        for request in pending:
+            say(f"finishing request {request.id}, which was cut off: {len(request.indices)} examples")
         work = self._models.train(self.sharding, say)
-        for request in self._log.pending():
-            self._certify(request.id, request.indices, None)
+        for request in pending:
+            self._certify(request, work, removed)
         return work
 
     def unlearn(
-        self, indices: Int[Array | np.ndarray, "n"], say: Say = lambda text: None
+        self,
+        indices: Int[Array | np.ndarray, "n"],
+        say: Say = lambda text: None,
+        on_logged: Callable[[], Sequence[str]] = lambda: (),
     ) -> Certificate | None:
         """Delete examples: log the request, retrain what saw them, certify. None where all were deleted before.
 
         `indices` are positions of the sharding. Several in one call are retrained for together. After a kill at any
-        moment, `fit` (or the next `unlearn`) finishes. InputError, and nothing logged, for positions out of range.
+        moment, `fit` (or the next `unlearn`) finishes. `on_logged` is called between log and retraining: there a caller
+        removes what else is derived from the examples, and names it. InputError, and nothing logged, for positions out
+        of range.
         """
         wanted = np.unique(np.asarray(indices, np.int64))
         known = self._sharding.location(wanted)[0] >= 0
@@ -108,23 +127,21 @@ class Sisa:
                 f"The request has {got}, but expected positions of the {len(self._sharding.examples)} examples that "
                 "the ensemble was fitted on; correct it."
             )
+        if self._log.pending():
+            self.fit(say)
         before = np.intersect1d(wanted, self._log.deleted())
         if before.size:
             say(f"{before.size} of {wanted.size} examples were deleted before")
         new = np.setdiff1d(wanted, before)
-        if self._log.pending():
-            say("finishing the deletions that were cut off")
-            self.fit(say)
         if not new.size:
             return None
         touched = np.unique(self._sharding.location(new)[0]).tolist()
-        try:
-            old = dict(zip(touched, self._models.parameters_sha256(self.sharding, touched), strict=True))
-        except InputError:
-            old = None  # a damaged checkpoint, which the training finds again, says, and replaces
-        number = self._log.append(new, datetime.datetime.now(datetime.UTC))
-        self._models.train(self.sharding, say, touched)
-        return self._certify(number, new, old)
+        old = {shard: self._sha256_of(shard) for shard in touched}
+        number = self._log.append(new, datetime.datetime.now(datetime.UTC), old)
+        request = next(one for one in self._log.pending() if one.id == number)
+        removed = on_logged()
+        work = self._models.train(self.sharding, say, touched)
+        return self._certify(request, work, removed)
 
     def predict(self, images: UInt8[np.ndarray, "N H W D"]) -> Float[np.ndarray, "N C"]:
         """The ensemble's posteriors. Shards without an example, and those of a pending deletion, do not vote."""
@@ -146,13 +163,35 @@ class Sisa:
             votes[shard[shard >= 0]] = False
         return votes
 
+    def requests(self) -> list[Request]:
+        """All that were ever logged, oldest first."""
+        return self._log.requests()
+
     def certificate(self, number: int) -> Certificate:
-        """Of a request that was carried out."""
-        path = self._certificate_path(number)
+        """Of a request that was carried out; InputError where it is missing, or not what was written."""
+        path = self.certificate_path(number)
         try:
-            return json.loads(path.read_text())
+            content = path.read_bytes()
+            certificate = json.loads(content)
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); restore it.") from None
+        digest, logged = hashlib.sha256(content).hexdigest(), self._log.certificates().get(number)
+        if digest != logged:
+            raise InputError(
+                f"{path} has the SHA-256 {digest}, but the log of requests has {logged}: the certificate was changed; "
+                "restore it."
+            )
+        return certificate
+
+    def certificate_path(self, number: int) -> pathlib.Path:
+        """Where the certificate of a request lies once it is carried out."""
+        return self.folder / "certificates" / f"request_{number:06d}.json"
+
+    def _sha256_of(self, shard: int) -> str | None:
+        try:
+            return self._models.parameters_sha256(self.sharding, [shard])[0]
+        except InputError:
+            return None  # a damaged checkpoint, which the training finds again, says, and replaces
 
     def _trained(self) -> Sharding:
         """What the models that may vote are of: the shards of a pending deletion are not looked at."""
@@ -164,41 +203,49 @@ class Sisa:
             np.concatenate([part for shard in gone for part in self._sharding.slices[shard]])
         )
 
-    def _certify(self, number: int, indices: np.ndarray, before: dict[int, str | None] | None) -> Certificate:
-        shard, slice_ = self._sharding.location(indices)
+    def _certify(self, request: Request, work: Work, removed: Sequence[str]) -> Certificate:
+        shard, slice_ = self._sharding.location(request.indices)
         left = self.sharding
-        first = self._sharding.earliest(indices)
+        touched = sorted(set(shard.tolist()))
+        after = self._models.parameters_sha256(left, touched)
+        first = self._sharding.earliest(request.indices)
         # By what stands there, not by what this process did: another one may have been killed in between.
         steps = [step for of in self._models.steps(left) for step in of if step.slice >= first[step.shard]]
-        touched = sorted(set(shard.tolist()))
-        after = dict(zip(touched, self._models.parameters_sha256(left, touched), strict=True))
+        samples = sum(step.trained_samples for step in steps)
         certificate = {
-            "request": number,
-            "indices": indices.tolist(),
+            "request": request.id,
+            "indices": request.indices.tolist(),
+            "requested": request.when.isoformat(),
             "certified": datetime.datetime.now(datetime.UTC).isoformat(),
             "places": [
                 {"index": int(i), "shard": int(s), "slice": int(r)}
-                for i, s, r in zip(indices, shard, slice_, strict=True)
+                for i, s, r in zip(request.indices, shard, slice_, strict=True)
             ],
             "retrained": [{"shard": step.shard, "slice": step.slice, "key": step.key} for step in steps],
-            "examples_retrained": sum(step.trained_samples for step in steps),
+            # Trained besides, because a checkpoint was damaged or a fit had been cut off.
+            "repaired": [
+                {"shard": step.shard, "slice": step.slice}
+                for step in work.steps
+                if step.slice < first[step.shard]
+            ],
+            "trained_samples": samples,
+            "examples_retrained": round(samples / self._models.epochs, 4),
             "seconds": round(self._models.seconds(steps), 3),
-            "removed": [f"models/shard_{s:04d}, slices {min(slice_[shard == s])} and later" for s in touched],
+            "removed": [*(f"models/{self._models.name_of(step)}" for step in steps), *removed],
             "parameters_sha256": {
-                str(s): {"before": None if before is None else before[s], "after": after[s]} for s in touched
+                str(s): {"before": request.before.get(s), "after": digest}
+                for s, digest in zip(touched, after, strict=True)
             },
             "untouched_shards": [s for s in range(len(left.slices)) if s not in touched],
+            "environment": dict(self._environment),
         }
         text = json.dumps(certificate, indent=2) + "\n"
-        path = self._certificate_path(number)
+        path = self.certificate_path(request.id)
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path) as file:
             file.write(text.encode())
-        self._log.mark_done(number, hashlib.sha256(text.encode()).hexdigest())
+        self._log.mark_done(request.id, hashlib.sha256(text.encode()).hexdigest())
         return certificate
-
-    def _certificate_path(self, number: int) -> pathlib.Path:
-        return self.folder / "certificates" / f"request_{number:06d}.json"
 
 
 def _positions(sharding: Sharding) -> list[list[list[int]]]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Request:
     indices: np.ndarray
     """int64[n], positions, sorted, without repeats"""
     when: datetime.datetime
+    before: dict[int, str | None] = dataclasses.field(default_factory=dict)
+    """of each shard that holds any: the hash of its weights as they were"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +47,17 @@ class RequestLog:
 
     path: Path
 
-    def append(self, indices: Int[np.ndarray, "n"], when: datetime.datetime) -> int:
+    def append(
+        self,
+        indices: Int[np.ndarray, "n"],
+        when: datetime.datetime,
+        before: Mapping[int, str | None] | None = None,
+    ) -> int:
         """Log a request for the deletion of some positions, and return its number once it is on disk.
 
-        Repeats count once, and positions of earlier requests may be among them. InputError for no positions, negative
-        ones, and a time without a time zone.
+        `before` holds hashes of weights that will be gone when the request is certified, by shard. Repeats count once,
+        and positions of earlier requests may be among them. InputError for no positions, negative ones, and a time
+        without a time zone.
         """
         array = np.asarray(indices)
         if array.ndim != 1 or array.dtype.kind not in "iu" or array.size == 0 or array.min() < 0:
@@ -64,7 +72,10 @@ class RequestLog:
         with self._appending() as (log, write):
             number = len(log.requests) + 1
             positions = np.unique(array).tolist()
-            write({"request": number, "when": when.isoformat(), "indices": positions})
+            body = {"request": number, "when": when.isoformat(), "indices": positions}
+            if before:
+                body["before"] = {str(shard): digest for shard, digest in before.items()}
+            write(body)
         return number
 
     def mark_done(self, id: int, certificate_sha256: str) -> None:
@@ -91,6 +102,14 @@ class RequestLog:
         """The requests not carried out yet, oldest first: what to finish on the next start."""
         log = self._read()
         return [request for request in log.requests if request.id not in log.certificates]
+
+    def requests(self) -> list[Request]:
+        """All of them, oldest first."""
+        return self._read().requests
+
+    def certificates(self) -> dict[int, str]:
+        """SHA-256 of the certificate of every request that was carried out."""
+        return self._read().certificates
 
     def deleted(self) -> Int64[np.ndarray, "n"]:
         """Every position ever requested, pending or done, sorted: what no training may see again."""
@@ -171,7 +190,9 @@ def _parse(path: Path, content: bytes) -> _Log:
                 raise ValueError("its hash differs")
             if "request" in body:
                 when = datetime.datetime.fromisoformat(body["when"])
-                requests.append(Request(body["request"], np.array(body["indices"], np.int64), when))
+                before = {int(shard): digest for shard, digest in body.get("before", {}).items()}
+                indices = np.array(body["indices"], np.int64)
+                requests.append(Request(body["request"], indices, when, before))
             else:
                 certificates[body["done"]] = body["certificate_sha256"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):

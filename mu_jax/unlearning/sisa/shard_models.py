@@ -102,6 +102,15 @@ class ShardModels:
         """Of the one program that all steps run."""
         return self._trainer.compile_seconds
 
+    @property
+    def epochs(self) -> float:
+        """e₀: an example trained on for all of them is the unit of cost."""
+        return self._optimization.epochs
+
+    def name_of(self, step: Step) -> str:
+        """The folder of a step's checkpoint, inside this one."""
+        return str(self._path(step.shard, step.slice).relative_to(self.folder))
+
     def steps(self, sharding: Sharding) -> list[list[Step]]:
         """All steps of a fit, by shard and slice."""
         found = []
@@ -140,7 +149,7 @@ class ShardModels:
         return sum(run.trained_samples for run in runs if run is not None)
 
     def seconds(self, steps: Iterable[Step]) -> float:
-        """What these steps took, where they are there: each its share of its group's time."""
+        """What these steps took, where they are there: each its share of its group's time, by gradient steps."""
         noted = (_note_of(self._path(step.shard, step.slice)) for step in steps)
         return float(sum(note["seconds"] for note in noted if note))
 
@@ -265,7 +274,9 @@ class ShardModels:
         """Remove what was trained on examples that are gone, before anything is trained: a kill leaves no trace."""
         for shard, steps in enumerate(wanted):
             for step in steps[first[shard] :]:
-                shutil.rmtree(self._path(shard, step.slice), ignore_errors=True)
+                path = self._path(shard, step.slice)
+                if path.exists():
+                    shutil.rmtree(path)
 
 
 def train_together(
@@ -306,11 +317,13 @@ def _train(plans: Sequence["_Plan"], say: Say) -> list[Work]:
                 )
             for i, (plan, shard) in enumerate(group):
                 plan.states[shard] = trained.state_of(i)
-                plan.spent[shard] += (time.perf_counter() - began) / len(group)
+            spent, total = time.perf_counter() - began, sum(run.steps for run in runs)
+            for (plan, shard), run in zip(group, runs, strict=True):
+                plan.spent[shard] += spent * run.steps / total
         for plan, shard in due:
             plan.save(shard, slice_)
         if due:
-            say(f"slice {slice_ + 1}: {len(due)} shards trained")
+            say(f"slice {slice_}: {len(due)} shards trained")
     return [Work(tuple(plan.done), plan.seconds) for plan in plans]
 
 

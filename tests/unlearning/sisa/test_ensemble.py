@@ -38,7 +38,12 @@ def test_a_deletion_is_exact_certified_and_remembered(fitted, tmp_path):
     certificate = sisa.unlearn(np.array([first, second]))
     assert [(step["shard"], step["slice"]) for step in certificate["retrained"]] == [(0, 2), (0, 3), (2, 3)]
     assert certificate["indices"] == sorted([first, second])
-    assert certificate["examples_retrained"] > 0
+    assert certificate["trained_samples"] > 0
+    assert certificate["examples_retrained"] == round(certificate["trained_samples"] / 3.0, 4)
+    assert certificate["repaired"] == []
+    assert certificate["removed"] == [
+        "models/shard_0000/slice_0002", "models/shard_0000/slice_0003", "models/shard_0002/slice_0003",
+    ]  # fmt: skip
     assert certificate["untouched_shards"] == [1]
     assert set(certificate["parameters_sha256"]) == {"0", "2"}
     for shard, hashes in certificate["parameters_sha256"].items():
@@ -148,7 +153,38 @@ def test_a_deletion_that_meets_a_damaged_checkpoint_says_so_and_is_exact(fitted,
     said = []
     certificate = sisa_in(folder)[0].unlearn(index, said.append)
     assert certificate["parameters_sha256"] == {"1": {"before": None, "after": expected}}
+    assert certificate["repaired"] == [{"shard": 1, "slice": 1}]
+    assert [step["slice"] for step in certificate["retrained"]] == [2, 3]
     assert any("shard 1, slice 1 is damaged" in text for text in said)
+
+
+def test_a_certificate_that_was_changed_or_lost_is_not_vouched_for(fitted, tmp_path):
+    sisa, _ = sisa_in(copy(fitted, tmp_path / "run"))
+    sisa.unlearn(np.array([3]))
+    path = sisa.certificate_path(1)
+    text = path.read_text()
+    path.write_text(text.replace('"trained_samples": ', '"trained_samples": 1'))
+    with pytest.raises(InputError, match=r"has the SHA-256 \w+, but the log of requests has \w+: the certif"):
+        sisa.certificate(1)
+    path.unlink()
+    with pytest.raises(InputError, match="request_000001.json cannot be read"):
+        sisa.certificate(1)
+    path.write_text(text)
+    assert sisa.certificate(1)["request"] == 1
+
+
+def test_what_else_is_derived_goes_between_log_and_retraining(fitted, tmp_path, monkeypatch):
+    sisa, models = sisa_in(copy(fitted, tmp_path / "run"))
+    order = []
+    train = models.train
+    monkeypatch.setattr(models, "train", lambda *args: order.append("train") or train(*args))
+
+    def clean():
+        order.append(("clean", sisa.pending()))
+        return ["../figures"]
+
+    assert sisa.unlearn(np.array([3]), on_logged=clean)["removed"][-1] == "../figures"
+    assert order == [("clean", [1]), "train"]
 
 
 @pytest.mark.parametrize("indices", [[N], [-1], [0, N + 5], []])
@@ -173,5 +209,5 @@ def test_certificates_are_json_anyone_can_read(fitted, tmp_path):
     sisa_in(folder)[0].unlearn(np.array([int(SHARDING.slices[0][0][0])]))
     found = json.loads((folder / "certificates" / "request_000001.json").read_text())
     assert found["places"] == [{"index": found["indices"][0], "shard": 0, "slice": 0}]
-    assert found["removed"] == ["models/shard_0000, slices 0 and later"]
+    assert found["removed"] == [f"models/shard_0000/slice_{slice_:04d}" for slice_ in range(4)]
     assert len(found["retrained"]) == 4
