@@ -368,13 +368,16 @@ def test_cost_tables_by_hand():
     _, rows = cost_table(tables["deletion_cost"][-1:])
     expected = tables["deletion_cost"][-1]["expected_examples"]
     assert rows[0][:4] == ["140, carried out", "10 × 20", "1", "1,230"]
-    assert rows[0][4] == f"{expected:,.0f}" and rows[0][5] == "1.02×" and rows[0][7:] == ["26.3", "37.4"]
+    assert rows[0][4] == f"{expected:,.0f}" and rows[0][6] == "1.02×" and rows[0][8:] == ["26.3", "37.4"]
     row = tables["deletion_cost"][0] | {
         "examples_retrained": 94.4,
         "examples_retrained_sd": 31.6,
         "seconds": None,
+        "simulated_examples": 95.2,
+        "simulated_error": 3.4,
     }
-    assert cost_table([row])[1][0][3] == "94 ± 32" and cost_table([row])[1][0][7:] == ["–", "–"]
+    assert cost_table([row])[1][0][5] == "95 ± 3"
+    assert cost_table([row])[1][0][3] == "94 ± 32" and cost_table([row])[1][0][8:] == ["–", "–"]
     header, rows = shards_table(tables["accuracy_by_shards"][1:2])
     assert rows == [["1 × 1, mean posterior", "95.6 [93.6, 97.6]", "98.6", "95.0", "100.0"]]
     assert len(header) == len(rows[0])

@@ -167,6 +167,7 @@ def cost_table(rows: Iterable[Row]) -> Table:
         "Draws",
         "Examples retrained, mean ± SD",
         "Expected",
+        "Simulated ± SE",
         "Speed-up",
         "Expected speed-up",
         "Time, s",
@@ -181,6 +182,7 @@ def cost_table(rows: Iterable[Row]) -> Table:
                 row.get("examples_retrained"), row.get("examples_retrained_sd"), row.get("draws"), count
             ),
             count(row.get("expected_examples")),
+            with_spread(row.get("simulated_examples"), row.get("simulated_error"), 2, count),
             times(row.get("speed_up")),
             times(row.get("expected_speed_up")),
             seconds(row.get("seconds")),
