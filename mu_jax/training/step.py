@@ -30,13 +30,13 @@ class Batch(flax.struct.PyTreeNode):
     images: PyTree
     """uint8[B,H,W,D]"""
     targets: PyTree
-    """float32[B,C], each row a distribution over classes"""
+    """float32[B,C], each row a distribution over classes; what a loss of its own needs beyond it may follow"""
     weights: PyTree
     """float32[B]; the step minimises Σ weight·loss / B"""
     learning_rate: PyTree
     """float32[]"""
     progress: PyTree
-    """float32[], the share of the run that lies behind, for penalties with a schedule"""
+    """float32[], the share of the run that lies behind, or what a run makes of it, for penalties with a schedule"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,8 @@ def make_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, Array
         )
         if recipe.post_step is not None:
             state = recipe.post_step(state, batch, key_post)
-        hits = jnp.argmax(logits, axis=-1) == jnp.argmax(batch.targets, axis=-1)
+        classes = logits.shape[-1]
+        hits = jnp.argmax(logits, axis=-1) == jnp.argmax(batch.targets[..., :classes], axis=-1)
         metrics = {
             "loss": loss,
             "accuracy": jnp.mean(hits.astype(jnp.float32)),
