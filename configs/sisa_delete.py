@@ -8,11 +8,12 @@ shards that held them from the slice on, prints the certificate, and may be give
 DIR keeps its own settings: a later call need not repeat them. DIR may also be a finished folder of
 `configs/sisa_posterior.py`.
 
-EXPECTED_FULL
+Expected time and result of the full experiment: not measured yet; it waits for an accelerator.
 
 Variant `:smoke`: digits, 5 shards × 4 slices, a narrow network (width 16).
 
-EXPECTED_SMOKE
+Expected time: 27 s to fit, 19 s for a deletion, most of which compiles and draws the report (2 CPU cores, JAX 0.10.2).
+Expected result (seed 0): test accuracy 98.4% [96.9, 99.2]; deleting position 5 retrains 3 of 20 steps, 233 examples.
 """
 
 from mu_jax.config import default_config, unknown_variant

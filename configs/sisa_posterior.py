@@ -14,15 +14,22 @@ accuracy 89%, attack accuracy 85% and advantage 0.17, two figures that do not fi
 definition (hence accuracy, balanced accuracy and advantage side by side); SISA constituents 82% on their training
 images and 68% on test images, attack accuracy 52.6%, advantage 0.05.
 
-EXPECTED_FULL
+Expected time and result of the full experiment: not measured yet; it waits for an accelerator.
 
 Variant `:small`: 4,000 training and 1,000 test images, width 16, without augmentation: CIFAR-10 on two cores.
 
-EXPECTED_SMALL
+Expected time: 23 minutes while other programs used half of 2 CPU cores (JAX 0.12); undisturbed it was not measured.
+Expected result (seed 0, a JPEG copy of CIFAR-10, n = 1): test accuracy 39.1% for one model and 28.3% for the ensemble,
+whose shards are 43.5% right about their own 240 images and 17.7% about test images; attack on the deleted (adversary 1:
+accuracy, balanced accuracy, advantage) 61.2%, 73.1%, 0.46 for one model, 80.6%, 50.0%, 0.00 for the ensemble, which
+calls nobody a member; after the deletion every figure of the ensemble is that of the one fitted without the deleted images.
 
 Variant `:smoke`: digits with 20% of all labels wrong on purpose, 5 shards × 4 slices, a narrow network (width 16).
 
-EXPECTED_SMOKE
+Expected time: 57 s from the command to the report (2 CPU cores, JAX 0.10.2).
+Expected result (seed 0, n = 1): test accuracy 65.2% [60.9, 69.2] for one model and 74.8% for the ensemble, which learns
+fewer of the wrong labels; attack on retained images (adversary 1, AUC) 61.1% for one model, 52.4% for the ensemble; the
+78 deletions strike every shard (speed-up 1.00; 6.7 expected for one alone).
 """
 
 from mu_jax.config import default_config, unknown_variant

@@ -105,8 +105,7 @@ class Deletions:
             self.found["seconds"].append(round(time.perf_counter() - began, 4))
             self.found["training_seconds"].append(certificate["seconds"])
             # In cost.py's unit: an example in training for e₀ epochs.
-            shown = certificate["examples_retrained"]
-            self.found["examples_retrained"].append(round(shown / self._case.epochs, 3))
+            self.found["examples_retrained"].append(round(certificate["examples_retrained"], 3))
         return 0.0
 
 
