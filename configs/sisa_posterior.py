@@ -22,7 +22,7 @@ Expected time: 23 minutes while other programs used half of 2 CPU cores (JAX 0.1
 Expected result (seed 0, a JPEG copy of CIFAR-10, n = 1): test accuracy 39.1% for one model and 28.3% for the ensemble,
 whose shards are 43.5% right about their own 240 images and 17.7% about test images; attack on the deleted (adversary 1:
 accuracy, balanced accuracy, advantage) 61.2%, 73.1%, 0.46 for one model, 80.6%, 50.0%, 0.00 for the ensemble, which
-calls nobody a member; after the deletion every figure of the ensemble is that of the one fitted without the deleted images.
+calls nobody a member; after the deletion every figure of the ensemble is that of the one fitted without these images.
 
 Variant `:smoke`: digits with 20% of all labels wrong on purpose, 5 shards × 4 slices, a narrow network (width 16).
 
