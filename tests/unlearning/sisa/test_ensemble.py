@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mu_jax.config import InputError
-from mu_jax.unlearning.sisa.aggregation import majority_vote, mean_posterior
+from mu_jax.unlearning.sisa.aggregation import majority_vote, mean_logits, mean_posterior
 from mu_jax.unlearning.sisa.ensemble import Sisa
 from mu_jax.unlearning.sisa.requests import RequestLog
 from mu_jax.unlearning.sisa.sharding import uniform_sharding
@@ -126,7 +126,8 @@ def test_aggregations(fitted):
     np.testing.assert_array_equal(majority, majority_vote(posteriors))
     assert set(np.unique(majority)) == {0.0, 1.0}
     mean = sisa_in(fitted, "mean_logits")[0].predict(images_of())
-    np.testing.assert_allclose(mean.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(mean, mean_logits(logits))
+    assert not np.allclose(mean, mean_posterior(posteriors))
     with pytest.raises(
         InputError, match="'median', but expected one of mean_posterior, majority_vote, mean_logits"
     ):
