@@ -3,9 +3,16 @@
 import importlib
 import os
 
+# JAX writes its compilation cache in place, so that a process may read what another has half written, and dies of it:
+# each of `pytest -n`'s processes has a cache of its own. Before JAX reads where it is.
+if "PYTEST_XDIST_WORKER" in os.environ and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
+
 import jax
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a plugin may have imported JAX before
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or None)
 # Before any backend starts: models are split over devices, and one CPU can show several.
 jax.config.update("jax_num_cpu_devices", 2)
 
