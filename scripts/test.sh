@@ -23,6 +23,4 @@ prepare_environment "$extras"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 # Quick ones too, of which there are thousands: a quarter less time.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0}"
-# Files side by side, a process a core: much of a test is tracing, which uses one. `-n 0` has them in one process, as
-# `--pdb` needs it.
-exec "$venv_python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+exec "$venv_python" -m pytest "$@"

@@ -1,18 +1,13 @@
 """Shared by all tests: what needs PyTorch or TensorFlow may be left out only where the run says so."""
 
+import gc
 import importlib
 import os
-
-# JAX writes its compilation cache in place, so that a process may read what another has half written, and dies of it:
-# each of `pytest -n`'s processes has a cache of its own. Before JAX reads where it is.
-if "PYTEST_XDIST_WORKER" in os.environ and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{os.environ['PYTEST_XDIST_WORKER']}"
+import pathlib
 
 import jax
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a plugin may have imported JAX before
-    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or None)
 # Before any backend starts: models are split over devices, and one CPU can show several.
 jax.config.update("jax_num_cpu_devices", 2)
 
@@ -39,3 +34,16 @@ def pytest_runtest_makereport(item: pytest.Item):
         report.outcome = "failed"
         report.longrepr = f"skipped, although this run leaves nothing out: {report.longrepr}"
     return report
+
+
+_MAPS = pathlib.Path("/proc/self/maps")
+_MANY_MAPS = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Drop compiled programs once there are very many: each maps memory, and Linux allows a process 65,530 maps."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()

@@ -132,7 +132,14 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", ["before the deletion", "while deleting", "after the deletion"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("before the deletion", marks=pytest.mark.slow),
+        "while deleting",
+        pytest.param("after the deletion", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_cut_off_goes_on_to_the_same_results(finished, tmp_path, monkeypatch, moment):
     _, results = finished
 

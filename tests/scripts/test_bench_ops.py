@@ -160,6 +160,7 @@ def test_measured_choices_replace_their_own_entries_alone(tmp_path):
     assert rows[1]["images_per_second"] == {"xla": 4.0, "patches": 3.0}
 
 
+@pytest.mark.slow
 def test_k_models_without_torch(tmp_path):
     path = tmp_path / "rows.json"
     flags = ["--torch=none", "--rounds=1", "--seconds=0.01", "--lowerings=patches", f"--json={path}"]

@@ -212,6 +212,7 @@ def test_the_summary_has_a_table_of_fits_and_one_of_deletions():
     assert all(line.count("|") == lines[5].count("|") for line in lines[5:])
 
 
+@pytest.mark.slow
 def test_a_fit_and_deletions_without_torch(tmp_path):
     path = tmp_path / "rows.json"
     flags = ["--torch=none", "--rounds=1", "--deletions=2", "--epochs=0.2", f"--json={path}"]

@@ -195,6 +195,7 @@ def test_two_models_without_torch(tmp_path):
     assert done.stdout.rstrip().splitlines()[-1].startswith("| digits_w1_k2_e0.1 on digits (scikit-learn) | ")
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 def test_both_sides_learn_the_digits(tmp_path):
     pytest.importorskip("torch")
