@@ -37,7 +37,7 @@ _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how ma
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one this is, from 0.")
 
 _QUOTES = "'\""
-_SECONDS_TO_SEE_WHY = 5.0
+_SECONDS_TO_SAY_WHY = 5.0
 _FAILED, _BAD_INPUT, _DIVERGED, _INTERRUPTED = 1, 2, 3, 130
 
 
@@ -45,9 +45,10 @@ def _fail(message: object, code: int) -> NoReturn:
     print(f"mu-jax: {message}", file=sys.stderr, flush=True)
     if flags.FLAGS.is_parsed() and (_DISTRIBUTED.value or _COORDINATOR.value):
         # On its way out JAX would wait minutes for the other processes, which may be waiting for this one's work; and
-        # it ends them, none too kindly, as soon as the first one is gone: they get the time to see why in the folder.
+        # it ends them, none too kindly, as soon as the first one is gone. Those that have seen why in the folder get
+        # the time to say so.
         sys.stdout.flush()
-        time.sleep(_SECONDS_TO_SEE_WHY)
+        time.sleep(_SECONDS_TO_SAY_WHY)
         os._exit(code)
     sys.exit(code)
 

@@ -151,6 +151,14 @@ def test_an_experiment_of_one_process_refuses_several(tmp_path):
 def test_a_process_that_fails_stops_the_others_and_each_says_one_sentence(tmp_path):
     folder = tmp_path / "run"
     both = two(folder, "--config.sweep.memory_gib=0.000001")
+    # The other one is busy when the first one fails, for longer than that one takes to leave by itself.
+    while not (folder / ".lock.process_1").exists():
+        time.sleep(0.005)
+    both[1].send_signal(signal.SIGSTOP)
+    while not (folder / ".failed.process_0").exists():
+        time.sleep(0.005)
+    time.sleep(8)
+    both[1].send_signal(signal.SIGCONT)
     first, second = (process.communicate(timeout=120)[0] for process in both)
     assert [process.returncode for process in both] == [2, 2], (first, second)
     assert "mu-jax: Training one model takes" in first

@@ -8,7 +8,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -36,6 +36,8 @@ _LEFTOVERS = (
 _WAIT_SECONDS = 1800.0
 _POLL_SECONDS = 0.2
 _CLOCK_SECONDS = 2.0
+# Where a process has failed: time for the others, which may still be importing or compiling, to come and see why.
+_SECONDS_TO_SEE_WHY = 60.0
 _PACKAGES = ("mu-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "scikit-learn")
 
 
@@ -116,6 +118,7 @@ class RunFolder:
         overrides: Mapping[str, Any],
         comparable: Comparable = _whole,
         process: int = 0,
+        processes: int = 1,
     ) -> None:
         """`inputs` are fingerprints of what was read, and the lowering and backend: a resumed run must have the same.
 
@@ -125,7 +128,7 @@ class RunFolder:
         self.path = pathlib.Path(workdir).absolute()
         self._config, self._inputs = dict(config), dict(inputs)
         self._overrides, self._comparable = dict(overrides), comparable
-        self._process = process
+        self._process, self._processes = process, processes
         # Less what the clocks of two hosts may differ by.
         self._began = devices.joined_at() - _CLOCK_SECONDS
         self.changed_versions: tuple[str, ...] = ()
@@ -156,17 +159,33 @@ class RunFolder:
             ) from None
         try:
             self._open() if self._process == 0 else self._join()
-        except BaseException:
-            self._lock.close()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is not None:
+        if error is not None and self._processes > 1:
             # Other processes, which wait for this one's work, are told.
             reason = " ".join(str(error).split()) or kind.__name__
             self._failure(self._process).write_text(f"{reason}\n")
+            # JAX ends the others as soon as the first process, their coordinator, is gone.
+            if self._process == 0 and isinstance(error, Exception):
+                self._wait_until_all_have_failed()
         self._lock.close()
+
+    def _wait_until_all_have_failed(self) -> None:
+        deadline = time.monotonic() + _SECONDS_TO_SEE_WHY
+        while len(list(self._failures())) < self._processes and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+
+    def _failures(self) -> Iterator[tuple[int, str]]:
+        """The processes of this start that have failed, and why."""
+        for path in self.path.glob(".failed.process_*"):
+            with contextlib.suppress(OSError):  # another start may be removing it
+                reason = path.read_text().strip()
+                if reason and path.stat().st_mtime >= self._began:  # empty: being written
+                    yield int(path.name.rpartition("_")[2]), reason
 
     def _failure(self, process: int) -> pathlib.Path:
         return self.path / f".failed.process_{process}"
@@ -229,13 +248,9 @@ class RunFolder:
         """
         began = time.monotonic()
         while not condition():
-            for failure in self.path.glob(".failed.process_*"):
-                with contextlib.suppress(OSError):  # another start may be removing it
-                    if failure.stat().st_mtime >= self._began and failure != self._failure(self._process):
-                        raise InputError(
-                            f"Process {failure.name.rpartition('_')[2]} of this run has failed: "
-                            f"{failure.read_text().strip()}"
-                        )
+            for process, reason in self._failures():
+                if process != self._process:
+                    raise InputError(f"Process {process} of this run has failed: {reason}")
             if seconds is not None and time.monotonic() - began > seconds:
                 raise InputError(
                     f"Process {self._process} waited {seconds:.0f} seconds in {self.path} for {what}; start all "

@@ -63,6 +63,7 @@ def run(
         overrides=overrides or {},
         comparable=_but_for_growth,
         process=jax.process_index(),
+        processes=jax.process_count(),
     )
     with folder, progress or SweepProgress() as shown:
         return _Sweep(setting, folder, shown).run(), False
