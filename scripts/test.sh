@@ -23,4 +23,5 @@ prepare_environment "$extras"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 # Quick ones too, of which there are thousands: a quarter less time.
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0}"
-exec "$venv_python" -m pytest "$@"
+# A file's tests share what they compile, so a file goes to one process.
+exec "$venv_python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"

@@ -5,9 +5,17 @@ import importlib
 import os
 import pathlib
 
+# JAX writes its compilation cache in place, so that a process may read what another one has half written: each of
+# `pytest -n`'s has a cache of its own. Before JAX reads where it is.
+_PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
+if _PROCESS and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{_PROCESS}"
+
 import jax
 import pytest
 
+if _PROCESS:  # a plugin may have imported JAX before
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or None)
 # Before any backend starts: models are split over devices, and one CPU can show several.
 jax.config.update("jax_num_cpu_devices", 2)
 
@@ -42,7 +50,10 @@ _MANY_MAPS = 30_000
 
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
-    """Drop compiled programs once there are very many: each maps memory, and Linux allows a process 65,530 maps."""
+    """Drop compiled programs once there are very many: each maps memory, and Linux allows a process 65,530 maps.
+
+    Where none is left, LLVM cannot allocate, and JAX dies of a segmentation fault as it loads a program.
+    """
     yield
     if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
         jax.clear_caches()

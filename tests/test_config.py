@@ -110,6 +110,8 @@ def test_every_setting_is_documented_or_plain():
     plain = {
         "experiment", "batch_size", "nesterov", "data", "forget", "model", "loop", "evaluation",
         "schedule_by_epoch", "step_factor", "train", "finetune", "sweep", "query", "sisa", "adversary",
+        "random_labels", "boundary_shrink", "l1_sparse", "salun", "scrub", "negative_gradient_plus", "gradient_ascent",
+        "amun", "amun_salun", "methods", "neighbours", "study", "pool", "robust", "requests", "search",
     }  # fmt: skip
     files = sorted(pathlib.Path(config_module.__file__).parent.glob("*.py"))
     source = [line for file in files for line in file.read_text().splitlines()]

@@ -15,7 +15,7 @@ Means of either side do not feel how many there are.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -35,6 +35,9 @@ GRID = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SUM_BLOCK = (32, 2**14)
 """References, and examples (times augmentations), that are summed at a time: few rows, but long ones, as memory has
 them."""
+
+IN, OUT, ALL, BOTH = "in", "out", "all", "both"
+"""The models that trained on an example, those that did not, all of them as one, and either of the first two."""
 
 CANCELLED = 2.0**-20
 """A sum that shrinks by this factor when a model leaves it is summed anew, since so many of its digits are gone."""
@@ -100,15 +103,15 @@ def rmia_scores(
             )
     index = _index(population_index, len(population_target), len(target))
     workers = os.cpu_count() or 1
-    pools = [
-        ("reference_prob", reference, member),
-        ("population_reference_prob", population, population_member),
-    ]
-    (in_sum, out_sum), (z_in, z_out) = _side_sums(pools, workers)
-    known = _typical(in_sum, out_sum, _members(member), len(member), "reference", mode, offline_a)
     # Nothing is known of how models that trained on z see it where none did: OUT stands for both.
     z_mode = "out" if mode == "online" and not population_member.any() else mode
-    z_known = _typical(z_in, z_out, _members(population_member), len(member), "population", z_mode, offline_a)
+    pools = [
+        ("reference_prob", reference, member, _sides(mode, member)),
+        ("population_reference_prob", population, population_member, _sides(z_mode, population_member)),
+    ]
+    sums, z_sums = _side_sums(pools, workers)
+    known = _typical(sums, _members(member), len(member), "reference", mode, offline_a)
+    z_known = _typical(z_sums, _members(population_member), len(member), "population", z_mode, offline_a)
     bar = gamma * (population_target / z_known)
     return share_above(target / known, bar, index, vote, workers)
 
@@ -201,7 +204,8 @@ class _LeaveOneOut:
     def __init__(self, prob: Array | np.ndarray, member: np.ndarray):
         self.prob, self.member = _pool("prob", prob, member)
         self.opposite = opposite_models(self.member)
-        self.sums = _side_sums([("prob", self.prob, self.member)], os.cpu_count() or 1)[0]
+        pool = ("prob", self.prob, self.member, BOTH)
+        self.sums = _side_sums([pool], os.cpu_count() or 1)[0]
         self.members = _members(self.member)
 
     def target(self, t: int) -> Float[np.ndarray, "N A"]:
@@ -242,7 +246,7 @@ class _LeaveOneOut:
 
     def _without(self, side: bool, gone: Float[np.ndarray, "N A"], t: int) -> Float[np.ndarray, "N A"]:
         """The sum over one side's models less the one that goes, to 2⁻³² of itself at least."""
-        total = self.sums[0 if side else 1]
+        total = self.sums[IN if side else OUT]
         left = total - gone
         n, a = np.nonzero(left < CANCELLED * total)
         if n.size:
@@ -266,16 +270,24 @@ def _combine(
     return np.maximum(known, SMALLEST)
 
 
+def _sides(mode: str, member: Bool[np.ndarray, "K _"]) -> str:
+    """Which sums p(x) needs: over all models where that is all it is made of, which costs half as much."""
+    if not member.any() and mode != "online":
+        return ALL
+    if mode != "online":
+        return OUT
+    return ALL if np.all(2 * _members(member) == len(member)) else BOTH
+
+
 def _typical(
-    in_sum: Float[np.ndarray, "N A"],
-    out_sum: Float[np.ndarray, "N A"],
+    sums: Mapping[str, Float[np.ndarray, "N A"]],
     members: Int[np.ndarray, "N"],
     models: int,
     name: str,
     mode: str,
     offline_a: float,
 ) -> Float[np.ndarray, "N A"]:
-    """p(x) from the sums over either side; every example has the references that the mode needs, or InputError."""
+    """p(x) from the sums over the sides; every example has the references that the mode needs, or InputError."""
     needed = {"IN": members, "OUT": models - members} if mode == "online" else {"OUT": models - members}
     for side, count in needed.items():
         if np.any(count == 0):
@@ -283,56 +295,68 @@ def _typical(
                 f"{np.sum(count == 0)} of {count.size} examples of the {name} set, {np.argmin(count)} the first, have "
                 f"no {side} reference, but expected one at least in {mode} mode; add references or drop them."
             )
-    mean_in = in_sum / members[:, None] if mode == "online" else None
+    if mode == "online" and ALL in sums:  # two halves: the mean of their means is that of all
+        return np.maximum(sums[ALL] / models, SMALLEST)
+    mean_in = sums[IN] / members[:, None] if mode == "online" else None
+    out_sum = sums[ALL] if ALL in sums else sums[OUT]
     return _combine(mean_in, out_sum / (models - members)[:, None], mode, offline_a)
 
 
 def _side_sums(
-    pools: Sequence[tuple[str, Float[np.ndarray, "K _ A"], Bool[np.ndarray, "K _"]]], workers: int
-) -> list[tuple[Float[np.ndarray, "_ A"], Float[np.ndarray, "_ A"]]]:
-    """Of each named pool the float64 sums over the models that trained on each example and over the others.
+    pools: Sequence[tuple[str, Float[np.ndarray, "K _ A"], Bool[np.ndarray, "K _"], str]], workers: int
+) -> list[dict[str, Float[np.ndarray, "_ A"]]]:
+    """Of each named pool the float64 sums over the models that trained on each example, over the others, or over all.
 
     One pass, and the threads share the work of all pools out at once.
     """
-    sums = [(np.empty(prob.shape[1:]), np.empty(prob.shape[1:])) for _, prob, _ in pools]
+    sums = [
+        {side: np.empty(prob.shape[1:]) for side in ((IN, OUT) if sides == BOTH else (sides,))}
+        for _, prob, _, sides in pools
+    ]
     tasks = [
-        (*pool, part, *of)
-        for pool, of in zip(pools, sums, strict=True)
-        for part in even_parts(pool[1].shape[1], max(1, SUM_BLOCK[1] // pool[1].shape[2]), workers)
+        (name, prob, member, part, of)
+        for (name, prob, member, _), of in zip(pools, sums, strict=True)
+        for part in even_parts(prob.shape[1], max(1, SUM_BLOCK[1] // prob.shape[2]), workers)
     ]
     each(lambda task: _add(*task), tasks, workers)
     return sums
 
 
 def _add(
-    name: str, prob: np.ndarray, member: np.ndarray, part: slice, in_sum: np.ndarray, out_sum: np.ndarray
+    name: str, prob: np.ndarray, member: np.ndarray, part: slice, sums: Mapping[str, np.ndarray]
 ) -> None:
     """The sums of some examples, written where they belong."""
     models, _, views = prob.shape
     rows, width = SUM_BLOCK[0], (part.stop - part.start) * views
     # One buffer for all rows: fresh memory each time costs as much as the sums.
-    buffers = np.empty((min(rows, models), width), prob.dtype)
-    total_in, total_out, smallest = np.zeros(width), np.zeros(width), np.inf
+    buffers = None if ALL in sums else np.empty((min(rows, models), width), prob.dtype)
+    totals, smallest = {side: np.zeros(width) for side in sums}, np.inf
     for first in range(0, models, rows):
         both = prob[first : first + rows, part].reshape(-1, width)
-        mask = member[first : first + rows, part]
-        one_side = buffers[: len(both)]
-        with np.errstate(invalid="ignore"):  # ∞ · 0: refused below
-            np.multiply(both, mask if views == 1 else np.repeat(mask, views, axis=1), out=one_side)
-            # Row after row, so that equal columns have equal sums to the last bit; and each side on its own, since OUT
-            # as the difference of sums would lose the digits of small probabilities.
-            total_in += np.add.reduce(one_side, axis=0, dtype=np.float64)
-            np.subtract(both, one_side, out=one_side)
-            total_out += np.add.reduce(one_side, axis=0, dtype=np.float64)
+        # Row after row, so that equal columns have equal sums to the last bit; and each side on its own, since OUT as
+        # the difference of sums would lose the digits of small probabilities.
+        if buffers is None:
+            totals[ALL] += np.add.reduce(both, axis=0, dtype=np.float64)
+        else:
+            mask = member[first : first + rows, part]
+            mask = mask if views == 1 else np.repeat(mask, views, axis=1)
+            one_side = buffers[: len(both)]
+            with np.errstate(invalid="ignore"):  # ∞ · 0: refused below
+                np.multiply(both, mask, out=one_side)
+                if IN in totals:
+                    totals[IN] += np.add.reduce(one_side, axis=0, dtype=np.float64)
+                np.subtract(both, one_side, out=one_side)
+                totals[OUT] += np.add.reduce(one_side, axis=0, dtype=np.float64)
         smallest = min(smallest, both.min())
-    if not (smallest >= 0 and np.all(np.isfinite(total_in + total_out))):
+    if not (smallest >= 0 and np.all(np.isfinite(sum(totals.values())))):
         both = prob[:, part].reshape(models, -1)
         wrong = np.flatnonzero(~np.all((both >= 0) & np.isfinite(both), axis=1))
         raise InputError(
             f"{name} has entries of models {wrong.tolist()} that are negative or not finite, but expected "
             "probabilities; pass σ(φ) of models that did not diverge."
         )
-    in_sum[part], out_sum[part] = total_in.reshape(-1, views), total_out.reshape(-1, views)
+    for side, total in totals.items():
+        sums[side][part] = total.reshape(-1, views)
 
 
 def _members(member: Bool[np.ndarray, "K N"]) -> Int[np.ndarray, "N"]:

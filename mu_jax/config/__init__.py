@@ -7,6 +7,7 @@ ever sees a ConfigDict. The checks run when a dataclass is made, so a bad value 
 
 from mu_jax.config.comparison import UnlearningComparison
 from mu_jax.config.errors import InputError
+from mu_jax.config.methods import MethodsConfig, NeighboursConfig
 from mu_jax.config.resolve import (
     EXPERIMENTS,
     default_config,
@@ -15,6 +16,8 @@ from mu_jax.config.resolve import (
     to_dict,
     unknown_variant,
 )
+from mu_jax.config.saved import UnlearnSaved
+from mu_jax.config.search import SearchConfig, UnlearningSearch
 from mu_jax.config.shared import (
     DataConfig,
     EvaluationConfig,
@@ -25,6 +28,7 @@ from mu_jax.config.shared import (
 )
 from mu_jax.config.sisa import AdversaryConfig, SisaConfig, SisaDelete, SisaPosterior
 from mu_jax.config.sweep import ATTACKS, AttackConfig, QueryConfig, ShadowSweep, SweepConfig
+from mu_jax.config.unlearning import UnlearningMethods
 
 __all__ = [
     "ATTACKS",
@@ -36,15 +40,21 @@ __all__ = [
     "ForgetConfig",
     "InputError",
     "LoopConfig",
+    "MethodsConfig",
     "ModelConfig",
+    "NeighboursConfig",
     "OptimizationConfig",
     "QueryConfig",
+    "SearchConfig",
     "ShadowSweep",
     "SisaConfig",
     "SisaDelete",
     "SisaPosterior",
     "SweepConfig",
+    "UnlearnSaved",
     "UnlearningComparison",
+    "UnlearningMethods",
+    "UnlearningSearch",
     "default_config",
     "first_difference",
     "from_config_dict",

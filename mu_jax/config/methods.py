@@ -7,7 +7,7 @@ where a paper and its code are silent, the docstring says so. Other data need th
 import dataclasses
 import math
 
-from mu_jax.config.errors import require
+from mu_jax.config.errors import one_of, require
 from mu_jax.config.shared import OptimizationConfig
 
 # What SalUn's public code shares among its baselines; no run is long enough for its steps of the learning rate.
@@ -19,6 +19,15 @@ _BOUNDARY_SHRINK = dataclasses.replace(_SALUN_BASELINES, learning_rate=1e-4)
 _L1_SPARSE = dataclasses.replace(_SALUN_BASELINES, learning_rate=0.01)
 _NEGATIVE_GRADIENT_PLUS = dataclasses.replace(
     _SALUN_BASELINES, epochs=5.0, batch_size=128, learning_rate=0.01
+)
+_AMUN = OptimizationConfig(
+    epochs=10.0,
+    batch_size=128,
+    learning_rate=0.01,
+    schedule="step",
+    step_epochs=1.0,
+    crop_padding=4,
+    flip=True,
 )
 # Its code divides the learning rate after the third epoch, which is its last.
 _SCRUB = OptimizationConfig(epochs=3.0, batch_size=128, learning_rate=5e-4, schedule="constant")
@@ -139,3 +148,100 @@ class ScrubConfig:
         require(self.temperature > 0, "temperature", self.temperature, "a positive number")
         for key in ("label_weight", "teacher_weight"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or a positive number")
+
+
+NEIGHBOURS = (
+    "adversarial",
+    "random_shift",
+    "random_label",
+    "original",
+    "original_random",
+    "original_adversarial",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class NeighboursConfig:
+    """The search for the adversarial neighbours of the examples to delete."""
+
+    attack: str = "pgd"
+    """`pgd`, in the norm below, or `fgsm`, one step in ℓ∞."""
+    norm: str = "l2"
+    """`l2` or `linf`; of `pgd`."""
+    epsilon: float = 0.0
+    """The first radius, in units of a pixel's range; 0 finds it by a probe of 100 examples."""
+    max_epsilon: float = 0.0
+    """The radius is doubled up to here, and what has not flipped then is left out; 0 reaches from the middle grey to a
+    corner of the cube of images."""
+    steps: int = 50
+    """Of `pgd`, at each radius."""
+    step_ratio: float = 0.1
+    """A step's length as a share of the radius; of `pgd`."""
+    batch_size: int = 128
+    """Images under attack at a time."""
+
+    def __post_init__(self) -> None:
+        one_of("attack", self.attack, ("pgd", "fgsm"))
+        one_of("norm", self.norm, ("l2", "linf"))
+        require(self.epsilon >= 0, "epsilon", self.epsilon, "0 (found by a probe) or a positive radius")
+        require(
+            self.max_epsilon >= 0,
+            "max_epsilon",
+            self.max_epsilon,
+            "0 (as far as there is) or a positive radius",
+        )
+        require(self.steps >= 1, "steps", self.steps, "a positive number")
+        require(self.step_ratio > 0, "step_ratio", self.step_ratio, "a positive share of the radius")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class AmunConfig:
+    """Fine-tuning on adversarial neighbours of the deleted examples, with the labels that the original gives them."""
+
+    optimization: OptimizationConfig = _AMUN
+    """Of the paper's search (1e-6 to 1e-1, divided by 10 every one or five epochs, or never) its code ships this."""
+    retain: bool = True
+    """Visit the retained examples too; without, nothing but the deleted ones is needed."""
+    forget: bool = True
+    """Visit the deleted examples with their true labels too; without, it is the code's `advonly`, better for very large
+    forget sets."""
+    neighbours: str = "adversarial"
+    """What is visited besides: `adversarial`, the neighbours with the original's label; or an ablation of the paper's:
+    `random_shift` (points as far away in a random direction, with the neighbours' labels: Adv-RS), `random_label`
+    (neighbours with a random third label: Adv-RL), `original` (deleted examples as they are: Orig), `original_random`
+    (deleted examples with a random third label: Orig-RL), `original_adversarial` (deleted examples with the neighbours'
+    labels: Orig-AdvL)."""
+    augment_neighbours: bool = False
+    """Crop and mirror what is visited besides, too (the code's `amun_rand`)."""
+    saliency_share: float = 1.0
+    """Of all weights, how many may move, SalUn's most salient first; 1 frees all."""
+    l1: float = 0.0
+    """Coefficient of the weights' absolute values in the loss; the code's `amun_l1` has 5e-4."""
+
+    def __post_init__(self) -> None:
+        one_of("neighbours", self.neighbours, NEIGHBOURS)
+        require(
+            0 < self.saliency_share <= 1,
+            "saliency_share",
+            self.saliency_share,
+            "a share of the weights, in (0, 1]",
+        )
+        require(self.l1 >= 0, "l1", self.l1, "0 or a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodsConfig:
+    """Each method's settings, by its name in tables."""
+
+    finetune: OptimizationConfig = dataclasses.replace(_L1_SPARSE)
+    """SalUn's code; the paper's own search goes from 1e-3 to 1e-1."""
+    gradient_ascent: GradientAscentConfig = GradientAscentConfig()
+    random_labels: RandomLabelsConfig = RandomLabelsConfig()
+    boundary_shrink: BoundaryShrinkConfig = BoundaryShrinkConfig()
+    l1_sparse: L1SparseConfig = L1SparseConfig()
+    salun: SalunConfig = SalunConfig()
+    scrub: ScrubConfig = ScrubConfig()
+    negative_gradient_plus: NegativeGradientPlusConfig = NegativeGradientPlusConfig()
+    amun: AmunConfig = AmunConfig()
+    amun_salun: AmunConfig = AmunConfig(saliency_share=0.5)

@@ -11,8 +11,11 @@ import ml_collections
 
 from mu_jax.config.comparison import UnlearningComparison
 from mu_jax.config.errors import InputError, one_of, require
+from mu_jax.config.saved import UnlearnSaved
+from mu_jax.config.search import UnlearningSearch
 from mu_jax.config.sisa import SisaDelete, SisaPosterior
 from mu_jax.config.sweep import ShadowSweep
+from mu_jax.config.unlearning import UnlearningMethods
 
 EXPERIMENTS: Mapping[str, type] = types.MappingProxyType(
     {
@@ -20,6 +23,9 @@ EXPERIMENTS: Mapping[str, type] = types.MappingProxyType(
         "shadow_sweep": ShadowSweep,
         "sisa_posterior": SisaPosterior,
         "sisa_delete": SisaDelete,
+        "unlearning_methods": UnlearningMethods,
+        "unlearning_search": UnlearningSearch,
+        "unlearn_saved": UnlearnSaved,
     }
 )
 

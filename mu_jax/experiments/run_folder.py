@@ -29,7 +29,8 @@ _LEFTOVERS = (
     ".report.html.*",
     ".images.sha256.npy.*",
     ".sharding.npz.*",
-    "answers/.*.npz.*",
+    "answers/.*",
+    "neighbours/.*",
     "certificates/.request_*",
 )
 # Longer than the first process takes to read data and compile.

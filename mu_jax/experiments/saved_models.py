@@ -8,7 +8,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from mu_jax.config import DataConfig, InputError, ShadowSweep, from_config_dict
+from mu_jax.config import (
+    DataConfig,
+    InputError,
+    OptimizationConfig,
+    ShadowSweep,
+    UnlearningComparison,
+    UnlearnSaved,
+    from_config_dict,
+)
 from mu_jax.experiments.run_folder import read_config, read_json
 from mu_jax.models import Model, build_model
 from mu_jax.ops import signal_lowering
@@ -16,6 +24,7 @@ from mu_jax.training.checkpoints import Checkpoints
 from mu_jax.training.query import make_query
 from mu_jax.training.state import initial_state, variables_of
 from mu_jax.training.step import Recipe
+from mu_jax.unlearning.methods import METHODS
 
 _QUERY_BATCH = 500
 
@@ -37,8 +46,9 @@ class SavedModel:
 
 
 def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
-    """A model of a finished run: `original`, `finetune`, `retrain` or `retrain_again` of a comparison, or
-    `shadow_00000` and so on of a sweep with `sweep.keep_models`.
+    """A model of a finished run, by its name there: `original`, a method, `retrain` or `retrain_again` of a comparison;
+    of repeated ones `METHOD@BASE.FORGET_SET.RUN` (`amun@0.2.1`), or METHOD alone for the first; `shadow_00000` and so
+    on of a sweep with `sweep.keep_models`.
 
     The data are not read. InputError where the run is not finished, or has no such model.
     """
@@ -46,11 +56,19 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
     saved, results = read_config(workdir), read_json(workdir / "results.json")
     if saved is None or results is None:
         raise InputError(f"{workdir} holds no finished run; run the experiment there to its end first.")
-    if name not in results["models"]:
+    kind = name.partition("@")[0]
+    if kind not in results["models"]:
         names = list(results["models"])
         listed = ", ".join(names) if len(names) < 10 else f"{names[0]} to {names[-1]}"
         raise InputError(f"{workdir} has no model {name!r}, but {listed}; name one of these.")
     config = from_config_dict(saved["config"])
+    if isinstance(config, UnlearnSaved) and kind == "original":
+        where = pathlib.Path(config.checkpoint).expanduser()
+        source = f"{config.checkpoint_model!r} of {where}" if where.suffix == "" else str(where)
+        raise InputError(
+            f"{workdir} keeps no copy of the model that it deleted from, which is {source}; take {config.method!r} from "
+            "here, or that one from there."
+        )
     model = build_model(
         config.model,
         num_classes=results["data"]["classes"],
@@ -69,7 +87,16 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
         like = jax.eval_shape(model.init, jax.random.key(0))
         return SavedModel(model, checkpoints.restore(step, like), config.data)
     # A comparison's checkpoint holds the optimizer's state too, whose shape the recipe tells.
-    optimization = config.finetune if name == "finetune" else config.train
-    optimizer = Recipe.of(model, config.data, optimization).make_optimizer()
+    optimizer = Recipe.of(model, config.data, _optimization(config, kind)).make_optimizer()
     state = jax.eval_shape(lambda key: initial_state(model, optimizer, key), jax.random.key(0))
     return SavedModel(model, variables_of(checkpoints.restore(step, state)), config.data)
+
+
+def _optimization(config: Any, kind: str) -> OptimizationConfig:
+    """The settings that a model was made by: the method's own, or those of training."""
+    if isinstance(config, UnlearningComparison):
+        return config.finetune if kind == "finetune" else config.train
+    if kind not in METHODS or not hasattr(config, "methods"):
+        return config.train
+    settings = METHODS[kind].settings_of(config.methods)
+    return settings if isinstance(settings, OptimizationConfig) else settings.optimization

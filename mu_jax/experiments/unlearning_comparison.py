@@ -15,13 +15,13 @@ import numpy as np
 from mu_jax.config import UnlearningComparison, to_dict
 from mu_jax.data.files import atomic_write, write_json
 from mu_jax.evaluation.report import write_report
+from mu_jax.experiments.carried import carry_out_in
 from mu_jax.experiments.comparison_results import evaluate, report_data
 from mu_jax.experiments.progress import TrainingProgress
 from mu_jax.experiments.run_folder import RunFolder, finished_results
 from mu_jax.experiments.setting import Setting, Trained, prepare
-from mu_jax.training.loop import ChunkReport, TrainingRun
 from mu_jax.training.query import make_query
-from mu_jax.unlearning import Plan, Task, carry_out, finetune, retrain
+from mu_jax.unlearning import Plan, Task, finetune, retrain
 
 
 def run(
@@ -85,58 +85,15 @@ def train_models(setting: Setting, folder: RunFolder, shown: TrainingProgress) -
         index=np.union1d(splits.retain, splits.forget),
         optimization=config.train,
     )
-    trained = {"original": _train_one(original_plan, task, config, folder, shown)}
+    trained = {"original": carry_out_in(folder, original_plan, task, config.loop.chunk_steps, shown)}
     task = dataclasses.replace(task, original=trained["original"].variables)
     for plan in (
         finetune(task, config.finetune),
         retrain(task, config.train),
         retrain(task, config.train, name="retrain_again"),
     ):
-        trained[plan.name] = _train_one(plan, task, config, folder, shown)
+        trained[plan.name] = carry_out_in(folder, plan, task, config.loop.chunk_steps, shown)
     return trained
-
-
-def _train_one(
-    plan: Plan, task: Task, config: UnlearningComparison, folder: RunFolder, shown: TrainingProgress
-) -> Trained:
-    checkpoints = folder.checkpoints(plan.name)
-    done = checkpoints.latest_step() or 0
-    earlier = folder.cut_metrics(plan.name, done)
-    spent = {"seconds": sum(line["seconds"] for line in earlier), "compile": 0.0}
-
-    def on_start(training: TrainingRun) -> None:
-        shown.start(plan.name, training.steps, done)
-
-    def on_compiled(seconds: float) -> None:
-        spent["compile"] = seconds
-        shown.compiled(seconds)
-
-    def on_chunk(report: ChunkReport) -> None:
-        spent["seconds"] += report.seconds
-        folder.append_metrics(
-            {
-                "model": plan.name,
-                "step": report.step,
-                "epoch": round(report.epoch, 4),
-                "loss": report.loss,
-                "accuracy": report.accuracy,
-                "learning_rate": report.learning_rate,
-                "seconds": round(report.seconds, 4),
-                "images_per_second": round(report.images / max(report.seconds, 1e-9), 1),
-            }
-        )
-        shown.update(report)
-
-    outcome = carry_out(
-        plan,
-        task,
-        chunk_steps=config.loop.chunk_steps,
-        checkpoints=checkpoints,
-        on_start=on_start,
-        on_chunk=on_chunk,
-        on_compiled=on_compiled,
-    )
-    return Trained(outcome.variables, spent["seconds"], spent["compile"], outcome.trained_samples)
 
 
 def query_models(setting: Setting, trained: Mapping[str, Trained]) -> dict[str, np.ndarray]:

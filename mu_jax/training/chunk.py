@@ -27,6 +27,20 @@ class Examples(flax.struct.PyTreeNode):
     """float32[N,C]"""
     weights: PyTree
     """float32[N]"""
+    augmented: PyTree = None
+    """bool[N], which of them a recipe's crops and mirroring apply to; None: all"""
+
+    def batch(self, inputs: "ChunkInputs", i: Int[Array, ""]) -> Batch:
+        """What step i of a chunk sees."""
+        rows = inputs.index[i]
+        return Batch(
+            images=self.images[rows],
+            targets=self.targets[rows],
+            weights=self.weights[rows],
+            learning_rate=inputs.learning_rate[i],
+            progress=inputs.progress[i],
+            augmented=None if self.augmented is None else self.augmented[rows],
+        )
 
 
 def label_targets(
@@ -72,17 +86,8 @@ def make_run_chunk(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, 
     ) -> tuple[TrainState, dict[str, Array]]:
         def one(i: Array, carry: tuple) -> tuple:
             state, metrics = carry
-            rows = inputs.index[i]
-            batch = Batch(
-                images=examples.images[rows],
-                targets=examples.targets[rows],
-                weights=examples.weights[rows],
-                learning_rate=inputs.learning_rate[i],
-                progress=inputs.progress[i],
-            )
-            state, now = step(
-                state, batch, jax.random.fold_in(key, state.step), hyperparameters, gradient_mask
-            )
+            key_step = jax.random.fold_in(key, state.step)
+            state, now = step(state, examples.batch(inputs, i), key_step, hyperparameters, gradient_mask)
             return state, {name: row.at[i].set(now[name].astype(row.dtype)) for name, row in metrics.items()}
 
         empty = jnp.zeros(inputs.learning_rate.shape, jnp.float32)

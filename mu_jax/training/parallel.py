@@ -88,11 +88,12 @@ class ParallelTrainer:
         query_data: PyTree = None,
         from_variables: bool = False,
         from_states: bool = False,
+        gradient_mask: PyTree = None,
     ) -> None:
         """Puts a copy of `examples` and `query_data` on each device (one, where they share an array).
 
         Models start from fresh weights, or, with `from_variables`, from those that `train` is given, or, with
-        `from_states`, from whole states, optimizer and all.
+        `from_states`, from whole states, optimizer and all. A gradient mask is one for all runs.
         """
         self.recipe, self.placement = recipe, placement
         self.batch_size, self.chunk_steps = batch_size, chunk_steps
@@ -104,6 +105,8 @@ class ParallelTrainer:
         placed = {
             id(leaf): jax.device_put(leaf, everywhere) for leaf in jax.tree.leaves((examples, query_data))
         }
+        self.gradient_mask = gradient_mask
+        self._mask = jax.device_put(gradient_mask, everywhere)
         self._examples, self._query_data = jax.tree.map(lambda leaf: placed[id(leaf)], (examples, query_data))
         self.programs = make_programs(recipe, placement.mapping, mesh, query_fn)
         self._compiled: dict[str, Any] = {}
@@ -132,7 +135,7 @@ class ParallelTrainer:
             "start": (
                 spread(state if self.from_states else variables_of(state) if self.from_variables else key),
             ),
-            "chunk": (slots, inputs, spread(whole), spread(key), hyperparameters, self._examples),
+            "chunk": (slots, inputs, spread(whole), spread(key), hyperparameters, self._examples, self._mask),
             "finish": (slots, self._query_data),
         }
 
@@ -221,7 +224,13 @@ class ParallelTrainer:
             ]
             inputs = jax.tree.map(lambda *leaves: np.stack(leaves), *stacked)
             slots, metrics = self._compiled["chunk"](
-                slots, self._put(inputs), self._put(counts), keys_steps, hyperparameters, self._examples
+                slots,
+                self._put(inputs),
+                self._put(counts),
+                keys_steps,
+                hyperparameters,
+                self._examples,
+                self._mask,
             )
             # The devices are at work on this chunk while the host reads the last one's metrics.
             log.add(first, counts, inputs.learning_rate, metrics)
@@ -269,9 +278,10 @@ class ParallelTrainer:
                     f"The run {run.name!r} has another recipe or batch size than the trainer, but a group shares one "
                     "program; make a trainer for each."
                 )
-            if run.gradient_mask is not None:
+            if run.gradient_mask is not self.gradient_mask:
                 raise ValueError(
-                    f"The run {run.name!r} has a gradient mask, but a group takes none; train it by itself."
+                    f"The run {run.name!r} has another gradient mask than the trainer, but a group shares one; make a "
+                    "trainer for each."
                 )
             if len(run.index) == 0:
                 raise ValueError(

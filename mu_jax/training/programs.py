@@ -15,7 +15,7 @@ from jaxtyping import Array
 from mu_jax.training.chunk import ChunkInputs, Examples
 from mu_jax.training.optimizers import Hyperparameters
 from mu_jax.training.state import TrainState, initial_state, state_from_variables, variables_of
-from mu_jax.training.step import Batch, Recipe, make_step
+from mu_jax.training.step import Recipe, make_step
 
 PyTree = Any
 QueryFn = Callable[[PyTree, PyTree], Mapping[str, Array]]
@@ -45,8 +45,8 @@ class Programs:
     resume: Callable[..., Slot]
     """(TrainState[W]) -> Slot[W]"""
     chunk: Callable[..., tuple[Slot, dict[str, Array]]]
-    """(Slot[W], ChunkInputs[W], count int32[W], key[W], Hyperparameters[W], Examples) -> (Slot[W], metrics
-    float32[W,chunk]); the slots are donated. Metrics from a model's count on are zero, those after its
+    """(Slot[W], ChunkInputs[W], count int32[W], key[W], Hyperparameters[W], Examples, gradient mask) -> (Slot[W],
+    metrics float32[W,chunk]); the slots are donated. Metrics from a model's count on are zero, those after its
     divergence mean nothing."""
     finish: Callable[..., tuple[dict[str, Array], Array]]
     """(Slot[W], data) -> (signals [W,...], diverged_step int32[W], also of models whose last weights are not finite)"""
@@ -68,7 +68,7 @@ def make_programs(recipe: Recipe, mapping: str, mesh: Mesh, query_fn: QueryFn | 
     def adopted(variables: PyTree) -> Slot:
         return new(state_from_variables(variables, optimizer))
 
-    def advance(slots, inputs, counts, keys, hyperparameters, examples):
+    def advance(slots, inputs, counts, keys, hyperparameters, examples, gradient_mask):
         # A diverged model has no steps left. Under vmap the loop's length must be common to all models, or each step
         # would select anew between all that changes.
         counts = jnp.where(slots.diverged_step < 0, counts, 0)
@@ -76,7 +76,7 @@ def make_programs(recipe: Recipe, mapping: str, mesh: Mesh, query_fn: QueryFn | 
 
         def one_model(slot, inputs, count, key, hyperparameters):
             limit = longest if mapping == "vmap" else None
-            return _steps(step, slot, inputs, count, limit, key, hyperparameters, examples)
+            return _steps(step, slot, inputs, count, limit, key, hyperparameters, examples, gradient_mask)
 
         return _over_models(one_model, mapping)(slots, inputs, counts, keys, hyperparameters)
 
@@ -107,7 +107,7 @@ def make_programs(recipe: Recipe, mapping: str, mesh: Mesh, query_fn: QueryFn | 
         start=split(_over_models(fresh, mapping)),
         adopt=split(_over_models(adopted, mapping)),
         resume=split(_over_models(new, mapping)),
-        chunk=split(advance, shared=1, donate=(0,)),
+        chunk=split(advance, shared=2, donate=(0,)),
         finish=split(finished, shared=1),
     )
 
@@ -135,20 +135,14 @@ def _steps(
     key: jax.Array,
     hyperparameters: Hyperparameters,
     examples: Examples,
+    gradient_mask: PyTree,
 ) -> tuple[Slot, dict[str, Array]]:
     """The first `count` steps of a chunk for one model, in a loop of `limit` ≥ `count` steps where that is given."""
 
     def one(i: Array, carry: tuple) -> tuple:
         state, diverged_step, metrics = carry
-        rows = inputs.index[i]
-        batch = Batch(
-            images=examples.images[rows],
-            targets=examples.targets[rows],
-            weights=examples.weights[rows],
-            learning_rate=inputs.learning_rate[i],
-            progress=inputs.progress[i],
-        )
-        new, now = step(state, batch, jax.random.fold_in(key, state.step), hyperparameters)
+        key_step = jax.random.fold_in(key, state.step)
+        new, now = step(state, examples.batch(inputs, i), key_step, hyperparameters, gradient_mask)
         finite = jnp.isfinite(now["loss"]) & jnp.isfinite(now["gradient_norm"])
         takes_part = jnp.bool_(True) if limit is None else i < count
         diverged_step = jnp.where(takes_part & ~finite & (diverged_step < 0), state.step, diverged_step)

@@ -37,6 +37,8 @@ class Batch(flax.struct.PyTreeNode):
     """float32[]"""
     progress: PyTree
     """float32[], the share of the run that lies behind, or what a run makes of it, for penalties with a schedule"""
+    augmented: PyTree = None
+    """bool[B], which images the recipe's crops and mirroring apply to; None: all"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,8 @@ def make_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, Array
     ) -> tuple[TrainState, dict[str, Array]]:
         key_augment, key_post = jax.random.split(key)
         images = augment(batch.images, key_augment, crop_padding=recipe.crop_padding, flip=recipe.flip)
+        if batch.augmented is not None:
+            images = jnp.where(batch.augmented[:, None, None, None], images, batch.images)
         images = normalize(images, recipe.mean, recipe.std)
 
         def objective(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:

@@ -354,6 +354,48 @@ def test_models_may_start_from_given_weights(float64):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+def float64_linear():
+    def init(key):
+        weights = {"head": jax.random.normal(key, (64, CLASSES), jnp.float64), "bias": jnp.ones(CLASSES)}
+        return {"params": weights, "batch_stats": {}}
+
+    def apply(variables, images, *, train):
+        params = variables["params"]
+        return images.astype(jnp.float64).reshape(len(images), -1) @ params["head"] + params["bias"], {}
+
+    return Model(init, apply)
+
+
+def test_a_shared_mask_and_marked_images_are_those_of_the_single_loop(float64):
+    model, examples = float64_linear(), data()
+    marked = dataclasses.replace(examples, augmented=np.arange(N) % 2 == 0)
+    starts = [model.init(jax.random.key(100 + k)) for k in range(3)]
+    # Float32, as every mask is.
+    mask = jax.tree.map(
+        lambda leaf: (np.arange(leaf.size).reshape(leaf.shape) % 3 == 0).astype(np.float32),
+        starts[0]["params"],
+    )
+    runs = [dataclasses.replace(run_of(model, k, weight_decay=0.01), gradient_mask=mask) for k in range(3)]
+    expected = [alone(run, marked, start)["params"] for run, start in zip(runs, starts, strict=True)]
+    others = dataclasses.replace(examples, augmented=~marked.augmented)
+    assert np.abs(alone(runs[0], others, starts[0])["params"]["head"] - expected[0]["head"]).max() > 1e-6
+    for placement in (("map", 1, 3), ("vmap", 1, 3)):
+        trainer = trainer_of(model, placement, marked, from_variables=True, gradient_mask=mask)
+        group = trainer.train(runs, variables=starts)
+        for i in range(3):
+            for new, old, wanted, free in zip(
+                *map(jax.tree.leaves, (group.of(i)["params"], starts[i]["params"], expected[i], mask)),
+                strict=True,
+            ):
+                assert new.dtype == np.float64
+                np.testing.assert_allclose(new, wanted, rtol=1e-9, atol=1e-11)
+                np.testing.assert_array_equal(new[free == 0], np.asarray(old)[free == 0])
+                assert np.all(new[free == 1] != np.asarray(old)[free == 1])
+    for other in (None, jax.tree.map(np.copy, mask)):
+        with pytest.raises(ValueError, match="another gradient mask than the trainer"):
+            trainer.train([dataclasses.replace(runs[0], gradient_mask=other)], variables=starts[:1])
+
+
 def test_a_run_may_go_on_from_anothers_state_optimizer_and_all(float64):
     model, examples = float64_model(), data()
     # The same rows, rate and streams: 4 steps and then the rest are one run of all, cut in two.
@@ -406,7 +448,9 @@ def test_what_a_group_cannot_train_is_refused(model):
         trainer.train([run_of(model, 0, batch_size=4)])
     with pytest.raises(ValueError, match="another recipe or batch size"):
         trainer.train([run_of(model, 0, flip=False)])
-    with pytest.raises(ValueError, match="gradient mask"):
+    with pytest.raises(
+        ValueError, match="'shadow_0' has another gradient mask than the trainer, but a group shares"
+    ):
         trainer.train([dataclasses.replace(run, gradient_mask={})])
     with pytest.raises(ValueError, match="no example"):
         trainer.train([dataclasses.replace(run, index=np.empty(0, int))])

@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from mu_jax.config import DataConfig, OptimizationConfig
+from mu_jax.data.augmentation import normalize
 from mu_jax.models.mlp import mlp_model
+from mu_jax.models.model import Model
 from mu_jax.training.chunk import ChunkInputs, Examples, label_targets, make_run_chunk
 from mu_jax.training.optimizers import Hyperparameters
 from mu_jax.training.state import initial_state, variables_of
@@ -125,6 +127,53 @@ def test_a_gradient_mask_freezes_exactly_what_it_masks(problem):
     for old, new, m in zip(*map(jax.tree.leaves, (state.params, frozen.params, mask)), strict=True):
         assert np.all(np.asarray(old)[np.asarray(m) == 0] == np.asarray(new)[np.asarray(m) == 0])
         assert np.all(np.asarray(old)[np.asarray(m) == 1] != np.asarray(new)[np.asarray(m) == 1])
+
+
+# Its running statistics are what it is shown.
+SPY = Model(
+    init=lambda key: {"params": {"w": jnp.ones((16, CLASSES))}, "batch_stats": {"seen": jnp.zeros(())}},
+    apply=lambda variables, images, *, train: (
+        images.reshape(len(images), -1) @ variables["params"]["w"],
+        {"seen": images},
+    ),
+)
+
+
+def test_only_images_marked_so_are_cropped_and_mirrored():
+    images, labels = random_images(), np.arange(N) % CLASSES
+    recipe = Recipe.of(SPY, DATA, dataclasses.replace(CONFIG, crop_padding=1, flip=True))
+    state = initial_state(SPY, recipe.make_optimizer(), jax.random.key(0))
+    step, marked = jax.jit(make_step(recipe)), np.arange(N) % 3 > 0
+
+    def shown(augmented):
+        batch = batch_of(images, labels).replace(augmented=jnp.asarray(augmented))
+        return np.asarray(step(state, batch, jax.random.key(2), hyperparameters())[0].batch_stats["seen"])
+
+    none, every, mixed = shown(marked & ~marked), shown(marked | ~marked), shown(marked)
+    np.testing.assert_allclose(none, normalize(jnp.asarray(images), DATA.mean, DATA.std), atol=1e-6)
+    assert np.mean(np.any(every != none, axis=(1, 2, 3))) > 0.7
+    np.testing.assert_array_equal(mixed[~marked], none[~marked])
+    # The others are drawn as they would be without these.
+    np.testing.assert_array_equal(mixed[marked], every[marked])
+
+
+def test_all_marked_for_augmentation_are_the_bits_of_none_marked(problem):
+    images, labels, _, state = problem
+    recipe = Recipe.of(MODEL, DATA, dataclasses.replace(CONFIG, crop_padding=1, flip=True))
+    examples, inputs = examples_of(images, labels), inputs_of(5)
+    states = [
+        make_run_chunk(recipe)(
+            jax.tree.map(jnp.array, state),
+            examples.replace(augmented=augmented),
+            inputs,
+            np.int32(5),
+            jax.random.key(7),
+            hyperparameters(),
+        )[0]
+        for augmented in (None, jnp.ones(N, bool), jnp.arange(N) > 0)
+    ]
+    leaves = [[np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)] for state in states]
+    assert leaves[0] == leaves[1] != leaves[2]
 
 
 def test_a_quadratic_penalty_equals_weight_decay(problem):

@@ -1,0 +1,84 @@
+"""The reference models behind RMIA, and what each says of the true class of every image."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from mu_jax.attacks.signals import confidence
+from mu_jax.attacks.taylor_softmax import taylor_softmax
+from mu_jax.config import InputError, UnlearningMethods
+from mu_jax.experiments import shadow_sweep
+from mu_jax.experiments.methods_setting import MethodsSetting
+from mu_jax.experiments.signal_pool import Pool, read_pool
+from mu_jax.experiments.sweep_progress import SweepProgress
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class References:
+    """K models, each trained on half of the training and test images."""
+
+    probability: Float[np.ndarray, "K N"]
+    member: Bool[np.ndarray, "K N"]
+    member_accuracy: float
+    nonmember_accuracy: float
+
+
+def make_references(
+    setting: MethodsSetting, folder: pathlib.Path, progress: SweepProgress
+) -> References | None:
+    """Train the references in `folder`, or read a finished pool of the same data; None where none are asked for."""
+    config = setting.config
+    if config.pool.folder:
+        pool = read_pool(pathlib.Path(config.pool.folder).expanduser())
+        _check(pool, config, setting.dataset.labels)
+    elif config.pool.models:
+        shadow_sweep.run(setting.sweep(), folder, progress=progress)
+        pool = read_pool(folder)
+    else:
+        return None
+    usable = np.flatnonzero(pool.usable)
+    # The first query is the image as it is.
+    if config.pool.probability == "taylor_softmax":
+        signals = [probability_of(config, pool.logits[model, :, 0], pool.labels) for model in usable]
+    else:
+        signals = [pool.probability[model, :, 0] for model in usable]
+    right = np.stack([pool.phi[model, :, 0] > 0 for model in usable])
+    member = np.asarray(pool.member)[usable]
+    return References(
+        probability=np.stack(signals),
+        member=member,
+        member_accuracy=float(right[member].mean()),
+        nonmember_accuracy=float(right[~member].mean()),
+    )
+
+
+def probability_of(
+    config: UnlearningMethods, logits: Float[np.ndarray, "N C"], labels: Int[np.ndarray, "N"]
+) -> Float[np.ndarray, "N"]:
+    """The true class's probability, as RMIA compares it."""
+    signal: Any = taylor_softmax if config.pool.probability == "taylor_softmax" else confidence
+    return np.asarray(signal(np.asarray(logits), np.asarray(labels)), np.float64)
+
+
+def _check(pool: Pool, config: UnlearningMethods, labels: Int[np.ndarray, "N"]) -> None:
+    folder = config.pool.folder
+    if not np.array_equal(pool.labels, labels):
+        raise InputError(
+            f"The pool in {folder} is of {len(pool.labels)} examples with other labels than the data's {len(labels)}; "
+            "use a sweep over the same data and seed."
+        )
+    member = np.asarray(pool.member)[pool.usable]
+    lacking = int((~member.any(axis=0) | member.all(axis=0)).sum())
+    if lacking:
+        raise InputError(
+            f"In the pool in {folder}, {lacking} examples lack models that were trained on them, or models that were "
+            "not; use a sweep with --config.sweep.candidates=train+test and without validation examples."
+        )
+    if config.pool.probability == "taylor_softmax" and pool.logits is None:
+        raise InputError(
+            f"The pool in {folder} holds no logits, but pool.probability is taylor_softmax; make it with "
+            "--config.query.logits=True, or choose softmax."
+        )

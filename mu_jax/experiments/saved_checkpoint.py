@@ -1,0 +1,177 @@
+"""What to delete from: a model of a finished run, with that run's settings, or a file of PyTorch's."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mu_jax.config import (
+    InputError,
+    MethodsConfig,
+    OptimizationConfig,
+    UnlearningComparison,
+    UnlearningMethods,
+    UnlearnSaved,
+    from_config_dict,
+)
+from mu_jax.data.splits import Splits
+from mu_jax.experiments.run_folder import read_config, read_json
+
+_KINDS = (UnlearningComparison, UnlearningMethods, UnlearnSaved)
+# What of a run's settings may be otherwise now: where the same images lie, and how the same network is computed.
+_FREE = {"data": ("source",), "model": ("compute_dtype", "convolution")}
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """A finished run, of which one model is taken."""
+
+    folder: pathlib.Path
+    name: str
+    """of the model"""
+    config: Any
+    results: Mapping[str, Any]
+    fingerprint: str
+    """of its data; empty where it does not say"""
+
+    @property
+    def data_seed(self) -> int:
+        """What drew its data; a run of `unlearn_saved` has that of the run before."""
+        return self.results["data"].get("seed", self.config.seed)
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What results.json says of the model."""
+        return self.results["models"][self.name.partition("@")[0]]
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Training rows int64[·] that the model may still know, and those set aside for validation.
+
+        What the model was to forget is in neither: it was deleted, and stays so.
+        """
+        kind, _, place = self.name.partition("@")
+        # `original@BASE.FORGET_SET.RUN` and the like; the first forget set's file has no number.
+        number = place.split(".")[1] if place.count(".") == 2 else "0"
+        splits = Splits.load(self.folder / ("splits.npz" if number == "0" else f"splits_{number}.npz"))
+        known = np.union1d(splits.retain, splits.forget) if kind == "original" else splits.retain
+        return known, splits.validation
+
+
+def read_checkpoint(
+    config: UnlearnSaved, overrides: Mapping[str, Any]
+) -> tuple[UnlearnSaved, SavedRun | None]:
+    """(the config with what the checkpoint's run settles, that run); as given, and None, for a file.
+
+    A setting counts as given where a flag sets it (a key of `overrides`) or it differs from its default. InputError
+    where one contradicts the checkpoint, and where the checkpoint is not what was expected.
+    """
+    if not config.checkpoint:
+        raise InputError(
+            "checkpoint is empty, but expected the folder of a finished run or a file of weights; give it with "
+            "--config.checkpoint=DIR."
+        )
+    path = pathlib.Path(config.checkpoint).expanduser()
+    if path.is_file():
+        _check_file(config, path)
+        return config, None
+    run = _read_run(path, config.checkpoint_model)
+    settled = {group: _settled(config, run, group, overrides) for group in _FREE}
+    methods = _with_known_augmentation(config.methods, _augmentation(run.config), overrides)
+    return dataclasses.replace(config, **settled, methods=methods), run
+
+
+def _check_file(config: UnlearnSaved, path: pathlib.Path) -> None:
+    if config.model.name != "resnet18":
+        raise InputError(
+            f"model.name is {config.model.name!r}, but expected 'resnet18', the one whose PyTorch weights ({path}) can "
+            "be read; change one of the two."
+        )
+    if config.checkpoint_model != "original":
+        raise InputError(
+            f"checkpoint_model is {config.checkpoint_model!r}, but {path} is a file and holds one model; leave it away."
+        )
+
+
+def _read_run(path: pathlib.Path, name: str) -> SavedRun:
+    if not path.is_dir():
+        raise InputError(
+            f"checkpoint is {str(path)!r}, but there is no such folder or file; give the folder of a finished run."
+        )
+    try:
+        saved, results = read_config(path), read_json(path / "results.json")
+        config = None if saved is None else from_config_dict(saved["config"])
+    except InputError as error:
+        raise InputError(str(error).replace("--workdir", "--config.checkpoint")) from None
+    if config is None:
+        raise InputError(
+            f"{path} holds no run (no config.json), but expected the folder that was a finished run's --workdir; give "
+            "that as --config.checkpoint."
+        )
+    if not isinstance(config, _KINDS):
+        raise InputError(
+            f"{path} holds a run of {config.experiment}, but expected one of "
+            f"{', '.join(kind().experiment for kind in _KINDS)}; give another --config.checkpoint."
+        )
+    if results is None:
+        raise InputError(f"{path} holds a run that is not finished; run its own command to the end first.")
+    return SavedRun(path, name, config, results, saved["inputs"].get("fingerprint of the data", ""))
+
+
+def _settled(config: UnlearnSaved, run: SavedRun, group: str, overrides: Mapping[str, Any]) -> Any:
+    """The run's settings of a group, but for what is given and free."""
+    given, theirs = getattr(config, group), getattr(run.config, group)
+    values = {}
+    for field in dataclasses.fields(given):
+        key, mine, saved = f"{group}.{field.name}", getattr(given, field.name), getattr(theirs, field.name)
+        is_given = key in overrides or mine != field.default
+        if is_given and mine != saved and field.name not in _FREE[group]:
+            raise InputError(
+                f"{key} is {mine!r}, but the checkpoint {run.folder} was made with {saved!r}; leave --config.{key} "
+                "away, or give another checkpoint."
+            )
+        values[field.name] = mine if is_given else saved
+    return type(given)(**values)
+
+
+def _augmentation(config: Any) -> tuple[int, bool]:
+    """(pixels of crops, whether images are mirrored) where the model was trained."""
+    if hasattr(config, "train"):
+        return config.train.crop_padding, config.train.flip
+    # A run of `unlearn_saved`: its methods were given what the first model's training had.
+    every = [optimization for _, optimization in _optimizations(config.methods)]
+    return max(one.crop_padding for one in every), any(one.flip for one in every)
+
+
+def _optimizations(methods: MethodsConfig) -> list[tuple[str, OptimizationConfig]]:
+    """Each method's optimization by its key in `methods`."""
+    return [
+        (name, settings)
+        if isinstance(settings, OptimizationConfig)
+        else (f"{name}.optimization", settings.optimization)
+        for name, settings in vars(methods).items()
+    ]
+
+
+def _with_known_augmentation(
+    methods: MethodsConfig, known: tuple[int, bool], overrides: Mapping[str, Any]
+) -> MethodsConfig:
+    """No crops or mirroring that the model was not trained with: a mirrored digit is no digit. Flags overrule that."""
+    crop_padding, flip = known
+    changed = {}
+    for key, optimization in _optimizations(methods):
+        wanted = {
+            "crop_padding": min(optimization.crop_padding, crop_padding),
+            "flip": optimization.flip and flip,
+        }
+        kept = {
+            name: value for name, value in wanted.items() if f"methods.{key}.{name}" not in overrides
+        }
+        optimization = dataclasses.replace(optimization, **kept)
+        name, _, inner = key.partition(".")
+        settings = getattr(methods, name)
+        changed[name] = (
+            dataclasses.replace(settings, optimization=optimization) if inner else optimization
+        )
+    return dataclasses.replace(methods, **changed)
