@@ -16,7 +16,7 @@ curse), so they are no results; a run on the set to be scored gives those. Each 
 attack's AUC where a study with a pool has RMIA's.
 
 Variants: `:half` (50% deleted), `:small` (what two CPU cores can do: 4,000 + 2,000 images, width 16, as
-`configs/amun.py:small`), `:smoke` (digits, a tenth of their labels wrong, two learning rates).
+`configs/amun.py:small`), `:smoke` (digits, a tenth of their labels wrong, five methods).
 
 Expected time and result of the full search: not measured yet; they wait for an accelerator.
 """
@@ -85,7 +85,9 @@ def _smoke(config):
         optimization.batch_size = 32
     config.train.epochs = 30.0
     config.train.weight_decay = 0.0
-    config.search.learning_rates = (1e-2, 1e-3)
+    # Each loss, mask and shape of examples is a program, of which these have three.
+    config.names = ("finetune", "gradient_ascent", "negative_gradient_plus", "salun", "amun")
+    config.search.learning_rates = (3e-2, 1e-2)
     config.search.step_epochs = (1.0, 0.0)
     config.search.saliency_shares = (0.5,)
     config.search.l1_alphas = (5e-4,)

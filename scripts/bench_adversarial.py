@@ -164,7 +164,7 @@ def _measure_case(case: AdversarialCase, images: Dataset, synthetic: bool) -> di
 
 def _trials(case: AdversarialCase, worker: Worker, device: str, batches: tuple[int, ...]) -> list[Contender]:
     """PyTorch's forms, each measured on a few examples in two rounds."""
-    forms = [("eager", False), ("eager", True), ("compiled", False), ("compiled", True)]
+    forms = [("eager", False), ("eager", True), ("compiled", device == "cuda")]
     if shell.TORCH.value == "eager":
         forms = forms[:2]
     tried = []

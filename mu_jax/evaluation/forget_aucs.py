@@ -1,6 +1,7 @@
 """RMIA's view of a forget set: does the model tell it from test examples, and from what it was left with?"""
 
 import dataclasses
+import statistics
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -99,8 +100,9 @@ def forget_aucs(
             _drawn_auc(scores[rows[members]], scores[rows[others]], np.random.default_rng([seed, draw]))
             for draw in range(draws)
         ]
-        figures[name] = float(np.mean(areas))
-        figures[f"{name}_sd"] = float(np.std(areas, ddof=1)) if draws > 1 else None
+        # Exact arithmetic: draws that are equal are their own mean, and have no spread.
+        figures[name] = float(statistics.mean(areas))
+        figures[f"{name}_sd"] = float(statistics.stdev(areas)) if draws > 1 else None
     return ForgetAucs(**figures)
 
 

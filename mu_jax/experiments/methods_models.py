@@ -1,6 +1,5 @@
 """Trains, unlearns and asks every model of the comparison, each kept in the folder as soon as it is there."""
 
-import contextlib
 import dataclasses
 import pathlib
 import time

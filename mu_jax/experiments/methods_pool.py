@@ -18,41 +18,60 @@ from mu_jax.experiments.sweep_progress import SweepProgress
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class References:
-    """K models, each trained on half of the training and test images."""
+    """K models, each trained on half of the training and test images, and what they say of these M images."""
 
-    probability: Float[np.ndarray, "K N"]
-    member: Bool[np.ndarray, "K N"]
+    rows: Int[np.ndarray, "M"]
+    """of the data, sorted: all but validation images"""
+    probability: Float[np.ndarray, "K M"]
+    member: Bool[np.ndarray, "K M"]
     member_accuracy: float
     nonmember_accuracy: float
 
+    def places(self, rows: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Where some rows of the data are among the M."""
+        return np.searchsorted(self.rows, rows)
+
+
+def given_pool(setting: MethodsSetting) -> Pool | None:
+    """The finished pool that the config names, checked against the data; None where it names none."""
+    folder = setting.config.pool.folder
+    if not folder:
+        return None
+    pool = read_pool(pathlib.Path(folder).expanduser())
+    _check(pool, setting)
+    return pool
+
 
 def make_references(
-    setting: MethodsSetting, folder: pathlib.Path, progress: SweepProgress
+    setting: MethodsSetting, given: Pool | None, folder: pathlib.Path, progress: SweepProgress
 ) -> References | None:
-    """Train the references in `folder`, or read a finished pool of the same data; None where none are asked for."""
+    """Those of the given pool, or else trained in `folder`; None where none are asked for."""
     config = setting.config
-    if config.pool.folder:
-        pool = read_pool(pathlib.Path(config.pool.folder).expanduser())
-        _check(pool, config, setting.dataset.labels)
-    elif config.pool.models:
-        shadow_sweep.run(setting.sweep(), folder, progress=progress)
-        pool = read_pool(folder)
-    else:
+    if given is None and not config.pool.models:
         return None
-    usable = np.flatnonzero(pool.usable)
+    if given is None:
+        shadow_sweep.run(setting.sweep(), folder, progress=progress)
+    pool = given or read_pool(folder)
+    rows, usable = _rows(setting), np.flatnonzero(pool.usable)
     # The first query is the image as it is.
     if config.pool.probability == "taylor_softmax":
-        signals = [probability_of(config, pool.logits[model, :, 0], pool.labels) for model in usable]
+        signals = [probability_of(config, pool.logits[model, rows, 0], pool.labels[rows]) for model in usable]
     else:
-        signals = [pool.probability[model, :, 0] for model in usable]
-    right = np.stack([pool.phi[model, :, 0] > 0 for model in usable])
-    member = np.asarray(pool.member)[usable]
+        signals = [pool.probability[model, rows, 0] for model in usable]
+    right = np.stack([pool.phi[model, rows, 0] > 0 for model in usable])
+    member = np.asarray(pool.member)[usable][:, rows]
     return References(
+        rows=rows,
         probability=np.stack(signals),
         member=member,
         member_accuracy=float(right[member].mean()),
         nonmember_accuracy=float(right[~member].mean()),
     )
+
+
+def _rows(setting: MethodsSetting) -> Int[np.ndarray, "M"]:
+    first = setting.splits[0]
+    return np.sort(np.concatenate([first.retain, first.forget, first.test]))
 
 
 def probability_of(
@@ -63,19 +82,20 @@ def probability_of(
     return np.asarray(signal(np.asarray(logits), np.asarray(labels)), np.float64)
 
 
-def _check(pool: Pool, config: UnlearningMethods, labels: Int[np.ndarray, "N"]) -> None:
+def _check(pool: Pool, setting: MethodsSetting) -> None:
+    config, labels = setting.config, setting.dataset.labels
     folder = config.pool.folder
     if not np.array_equal(pool.labels, labels):
         raise InputError(
             f"The pool in {folder} is of {len(pool.labels)} examples with other labels than the data's {len(labels)}; "
             "use a sweep over the same data and seed."
         )
-    member = np.asarray(pool.member)[pool.usable]
+    member = np.asarray(pool.member)[pool.usable][:, _rows(setting)]
     lacking = int((~member.any(axis=0) | member.all(axis=0)).sum())
     if lacking:
         raise InputError(
             f"In the pool in {folder}, {lacking} examples lack models that were trained on them, or models that were "
-            "not; use a sweep with --config.sweep.candidates=train+test and without validation examples."
+            "not; use a sweep with --config.sweep.candidates=train+test."
         )
     if config.pool.probability == "taylor_softmax" and pool.logits is None:
         raise InputError(

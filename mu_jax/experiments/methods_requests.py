@@ -1,6 +1,7 @@
 """Requests to forget that come one after another, met by AMUN: each starts from the model that the last one left.
 
-AMUN takes all neighbours from the original model; AMUN-A (`amun_adaptive`) makes each request's anew on the current one.
+AMUN takes all neighbours from the original model; AMUN-A (`amun_adaptive`) makes those of each request anew on the
+current one.
 """
 
 import dataclasses

@@ -139,14 +139,16 @@ def judge(found: Found, answer: Answer, retain: np.ndarray, forget: np.ndarray) 
     unseen = setting.nonmembers
     compared = np.concatenate([scores[forget], scores[unseen]])
     aucs = None
-    if found.references is not None:
+    references = found.references
+    if references is not None:
+        seen = references.rows
         aucs = forget_aucs(
-            probability_of(config, answer.logits, labels),
-            found.references.probability,
-            found.references.member,
-            retain=retain,
-            forget=forget,
-            test=unseen,
+            probability_of(config, answer.logits[seen], labels[seen]),
+            references.probability,
+            references.member,
+            retain=references.places(retain),
+            forget=references.places(forget),
+            test=references.places(unseen),
             gamma=config.pool.gamma,
             draws=config.pool.draws,
             seed=config.seed,

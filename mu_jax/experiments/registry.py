@@ -20,6 +20,7 @@ from mu_jax.experiments.attack_summary import attacks_title, audit_summary
 from mu_jax.experiments.search_table import search_summary
 from mu_jax.experiments.sisa_table import sisa_delete_summary, sisa_summary
 from mu_jax.experiments.sweep_table import Summary, sweep_summary
+from mu_jax.experiments.unlearn_saved_results import saved_summary
 
 # What each experiment shows; those that are not here compare models.
 _SUMMARIES = {
@@ -28,6 +29,7 @@ _SUMMARIES = {
     "sisa_posterior": sisa_summary,
     "sisa_delete": sisa_delete_summary,
     "unlearning_search": search_summary,
+    "unlearn_saved": saved_summary,
 }
 
 

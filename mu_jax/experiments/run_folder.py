@@ -29,6 +29,7 @@ _LEFTOVERS = (
     ".report.html.*",
     ".images.sha256.npy.*",
     ".sharding.npz.*",
+    ".neighbours.*",
     "answers/.*",
     "neighbours/.*",
     "certificates/.request_*",

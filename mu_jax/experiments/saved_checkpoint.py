@@ -165,13 +165,9 @@ def _with_known_augmentation(
             "crop_padding": min(optimization.crop_padding, crop_padding),
             "flip": optimization.flip and flip,
         }
-        kept = {
-            name: value for name, value in wanted.items() if f"methods.{key}.{name}" not in overrides
-        }
+        kept = {name: value for name, value in wanted.items() if f"methods.{key}.{name}" not in overrides}
         optimization = dataclasses.replace(optimization, **kept)
         name, _, inner = key.partition(".")
         settings = getattr(methods, name)
-        changed[name] = (
-            dataclasses.replace(settings, optimization=optimization) if inner else optimization
-        )
+        changed[name] = dataclasses.replace(settings, optimization=optimization) if inner else optimization
     return dataclasses.replace(methods, **changed)

@@ -63,11 +63,11 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
         raise InputError(f"{workdir} has no model {name!r}, but {listed}; name one of these.")
     config = from_config_dict(saved["config"])
     if isinstance(config, UnlearnSaved) and kind == "original":
-        where = pathlib.Path(config.checkpoint).expanduser()
-        source = f"{config.checkpoint_model!r} of {where}" if where.suffix == "" else str(where)
+        where, whose = results["checkpoint"]["path"], results["checkpoint"]["model"]
+        source = f"{whose!r} of {where}" if whose else where
         raise InputError(
-            f"{workdir} keeps no copy of the model that it deleted from, which is {source}; take {config.method!r} from "
-            "here, or that one from there."
+            f"{workdir} keeps no copy of the model that it deleted from, which is {source}; take {config.method!r} "
+            "from here, or that one from there."
         )
     model = build_model(
         config.model,

@@ -9,7 +9,7 @@ import numpy as np
 from mu_jax.adversarial.pixels import PixelModel
 from mu_jax.adversarial.stored import StoredAdversarialSet, load
 from mu_jax.config import InputError, UnlearnSaved
-from mu_jax.config.errors import one_of
+from mu_jax.config.errors import one_of, require
 from mu_jax.data.dataset import Dataset
 from mu_jax.data.random_streams import host_stream
 from mu_jax.data.splits import Splits, draw_validation, read_indices
@@ -111,8 +111,8 @@ def _check_method(config: UnlearnSaved) -> None:
         )
     if config.neighbours_file and not needs:
         raise InputError(
-            f"neighbours_file is {config.neighbours_file!r}, but the method {config.method!r} needs no adversarial set; "
-            "leave it away."
+            f"neighbours_file is {config.neighbours_file!r}, but the method {config.method!r} needs no adversarial "
+            "set; leave it away."
         )
 
 
@@ -172,7 +172,12 @@ def _drawn(config: UnlearnSaved, dataset: Dataset, known: np.ndarray) -> np.ndar
     """Positions of the classes to forget, or a share of what the model knows, at random."""
     if config.forget.classes:
         for label in config.forget.classes:
-            one_of("forget.classes", label, tuple(range(dataset.num_classes)))
+            require(
+                0 <= label < dataset.num_classes,
+                "forget.classes",
+                config.forget.classes,
+                f"classes from 0 to {dataset.num_classes - 1}",
+            )
         forget = known[np.isin(dataset.y_train[known], config.forget.classes)]
         if len(forget) == 0:
             raise InputError(
@@ -180,5 +185,5 @@ def _drawn(config: UnlearnSaved, dataset: Dataset, known: np.ndarray) -> np.ndar
                 "examples has such a label; name classes that are there."
             )
         return forget
-    count = max(1, round(config.forget.fraction * len(known)))
+    count = max(1, int(config.forget.fraction * len(known) + 0.5))
     return np.sort(host_stream(config.seed, "forget").choice(known, count, replace=False))

@@ -14,11 +14,11 @@ import numpy as np
 
 from mu_jax.config import UnlearningMethods, to_dict
 from mu_jax.data.files import write_json
-from mu_jax.evaluation.report.methods_data import MethodsReportData
+from mu_jax.evaluation.report.methods_data import MethodsReportData, NeighbourPair
 from mu_jax.evaluation.report.methods_page import write_methods_report
 from mu_jax.experiments.devices import one_cpu_device_a_core
 from mu_jax.experiments.methods_models import MethodsWork
-from mu_jax.experiments.methods_pool import make_references
+from mu_jax.experiments.methods_pool import given_pool, make_references
 from mu_jax.experiments.methods_requests import meet_requests
 from mu_jax.experiments.methods_results import Found, results_of
 from mu_jax.experiments.methods_setting import prepare_methods
@@ -40,6 +40,7 @@ def run(
         return done, True
     one_cpu_device_a_core()
     setting = prepare_methods(config)
+    pool = given_pool(setting)
     folder = RunFolder(
         workdir,
         to_dict(config),
@@ -57,7 +58,7 @@ def run(
     with folder:
         for number, splits in enumerate(setting.splits):
             splits.save(folder.path / ("splits.npz" if number == 0 else f"splits_{number}.npz"))
-        references = make_references(setting, folder.path / "pool", pool_progress or SweepProgress())
+        references = make_references(setting, pool, folder.path / "pool", pool_progress or SweepProgress())
         with progress or TrainingProgress() as shown:
             if folder.changed_versions:
                 shown.say(
@@ -77,13 +78,29 @@ def run(
 
 
 def _report_data(found: Found, results: dict[str, Any], curves: list[dict[str, Any]]) -> MethodsReportData:
-    config, dataset = found.setting.config, found.setting.dataset
-    gallery = []
-    if found.made.neighbours:
-        stored = found.made.neighbours[0].stored
-        # Those that are misclassified as they are have no neighbour to show.
-        rows = np.flatnonzero(stored.distance > 0)
-        draw = np.random.default_rng([config.seed, 24])
-        for row in draw.choice(rows, min(config.evaluation.gallery_images, len(rows)), replace=False):
-            gallery.append((dataset, stored, int(row)))
-    return MethodsReportData(results=results, config=to_dict(config), curves=curves, gallery=gallery)
+    config = found.setting.config
+    return MethodsReportData(
+        results=results, config=to_dict(config), curves=curves, gallery=_gallery(found, config)
+    )
+
+
+def _gallery(found: Found, config: UnlearningMethods) -> list[NeighbourPair]:
+    """Some of the first forget set's examples that needed an attack, beside what it found."""
+    if not found.made.neighbours:
+        return []
+    dataset, stored = found.setting.dataset, found.made.neighbours[0].stored
+    moved = np.flatnonzero(stored.distance > 0)
+    draw = np.random.default_rng([config.seed, 24])
+    chosen = draw.choice(moved, min(config.evaluation.gallery_images, len(moved)), replace=False)
+    # A page shows gray or colour: of other channels, the first one or three.
+    channels = 3 if dataset.image_shape[-1] >= 3 else 1
+    return [
+        NeighbourPair(
+            image=dataset.images[stored.index[row]][..., :channels],
+            neighbour=stored.images[row][..., :channels],
+            label=dataset.class_names[stored.labels[row]],
+            adversarial_label=dataset.class_names[stored.adversarial_labels[row]],
+            distance=float(stored.distance[row]),
+        )
+        for row in chosen
+    ]

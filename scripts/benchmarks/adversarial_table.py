@@ -69,21 +69,16 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for row in rows:
         details = row["details"]
-        theirs = form = same = "–"
-        ratio = "–"
+        theirs = (details["torch_missing"] or "–", "–")
+        form = same = "–"
         if row["torch"] is not None:
-            theirs, ratio, form = (
-                number(row["torch"]),
-                f"{row['ours'] / row['torch']:.2f}",
-                details["torch_reference"],
-            )
-            same = f"{details['agreement']['same_epsilon']:.1%}"
+            theirs = (number(row["torch"]), f"{row['ours'] / row['torch']:.2f}")
+            form, same = details["torch_reference"], f"{details['agreement']['same_epsilon']:.1%}"
         best = details["ours"][details["ours_best"]]
         cells = (
             f"{row['case']} on {details['data']}",
             number(row["ours"]),
-            theirs,
-            ratio,
+            *theirs,
             number(60 * details["examples"] / row["ours"]),
             form,
             same,

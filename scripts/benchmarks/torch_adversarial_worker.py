@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from benchmarks import machine
 from benchmarks.adversarial_case import MEAN, STD, STEP_RATIO, AdversarialCase, largest_epsilon
 from benchmarks.serving import Prepared, Unavailable, serve
-from benchmarks.torch_minimal_epsilon import Search
+from benchmarks.torch_minimal_epsilon import Logits, Search
 from benchmarks.torch_resnet import ResNet18
 from benchmarks.torch_training_worker import check_device, describe, device_peak_bytes, why_it_fails
 
@@ -60,24 +60,24 @@ class Searches:
         self._largest = largest_epsilon(images.shape[1:])
         network = load_network(case.weights, case.width, classes, images.shape[3])
         network = PixelNetwork(network).eval().requires_grad_(False)
-        self._network = network.to(variant["device"], memory_format=self._layout)
-        if variant["execution"] == "compiled":
-            # Past its limit torch.compile would go on uncompiled, under a compiled one's name.
-            torch._dynamo.config.fail_on_recompile_limit_hit = True
-            self._network = torch.compile(self._network, dynamic=True)
+        network.to(variant["device"], memory_format=self._layout)
+        self._logits_of = _compiled(network) if variant["execution"] == "compiled" else network
         self.found: dict[str, Any] = {}
 
     def warm_up(self) -> None:
-        """A round of two steps in a full batch, and in one of a single example, which torch.compile takes apart."""
+        """A round of two steps in batches of several sizes."""
         for size in (self._batch, self._batch // 2 + 1, 1):
             rows = torch.arange(size, device=self._labels.device) % len(self._labels)
             self._search(self._images[rows], self._labels[rows], 2).run(1e-6, 1e-6)
 
     def run(self, count: int) -> float:
-        """So many whole searches; there is no loss to give back."""
+        """So many whole searches; there is no loss to give back. Unavailable where torch.compile gives up."""
         for _ in range(count):
             search = self._search(self._images, self._labels, self._case.steps)
-            search.run(self._case.epsilon, self._largest)
+            try:
+                search.run(self._case.epsilon, self._largest)
+            except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+                raise Unavailable(why_it_fails("compiled", error)) from None
         names = ("epsilon", "distance", "predicted", "steps", "flipped")
         arrays = {name: getattr(search, name).cpu().numpy() for name in names}
         np.savez(pathlib.Path(self._case.found) / "torch.npz", **arrays)
@@ -86,7 +86,7 @@ class Searches:
 
     def _search(self, images: Tensor, labels: Tensor, steps: int) -> Search:
         return Search(
-            self._network,
+            self._logits_of,
             images,
             labels,
             steps=steps,
@@ -94,6 +94,20 @@ class Searches:
             batch=self._batch,
             layout=self._layout,
         )
+
+
+def _compiled(network: nn.Module) -> Logits:
+    # Past its limit torch.compile would go on uncompiled, under a compiled one's name.
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    compiled = torch.compile(network)
+
+    def logits_of(pixels: Tensor) -> Tensor:
+        # A batch of one is a program of its own to torch.compile, so there is none.
+        pair = pixels.expand(2, -1, -1, -1).contiguous() if len(pixels) == 1 else pixels
+        torch._dynamo.mark_dynamic(pair, 0)
+        return compiled(pair)[: len(pixels)]
+
+    return logits_of
 
 
 def load_network(path: str, width: int, num_classes: int, channels: int) -> ResNet18:

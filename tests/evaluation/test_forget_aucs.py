@@ -48,9 +48,13 @@ def slow_auc(members, others):
 @pytest.mark.parametrize("consecutive", [False, True])
 @pytest.mark.parametrize("gamma", [1.1, 2.0])
 def test_equals_the_definition_where_all_are_taken(gamma, consecutive):
-    pool, rows = case(70, 6, 0, (20, 20, 20), ["retain", "forget"])
+    pool, rows = case(70, 6, 0, (20, 20, 20))
     if consecutive:
         rows = {"retain": np.arange(5, 25), "forget": np.arange(25, 45), "test": np.arange(45, 65)}
+    # Uneven sides, where the mean over all references is not that of the two means.
+    member = np.random.default_rng(1).random((6, 70)) < 0.3
+    member[:2] = [[True], [False]]
+    pool = (*pool[:2], member)
     copies = [array.copy() for array in pool]
     got = forget_aucs(*pool, **rows, gamma=gamma)
     scores = slow_scores(*pool, rows["test"], gamma)
@@ -58,6 +62,7 @@ def test_equals_the_definition_where_all_are_taken(gamma, consecutive):
     assert got.forget_vs_test == pytest.approx(slow_auc(forget, test), abs=1e-12)
     assert got.forget_vs_retain == pytest.approx(slow_auc(retain, forget), abs=1e-12)
     assert got.retain_vs_test == pytest.approx(slow_auc(retain, test), abs=1e-12)
+    assert len({got.forget_vs_test, got.forget_vs_retain, got.retain_vs_test, 0.5, 0.0, 1.0}) == 6
     # Sets of one size are taken whole, so that no draw differs from another.
     assert got.forget_vs_test_sd == got.forget_vs_retain_sd == got.retain_vs_test_sd == 0
     for array, copy in zip(pool, copies, strict=True):

@@ -92,7 +92,8 @@ def _farther(results: Row, best: str, other: str) -> str:
     larger, n = sum(difference > 0 for difference in differences), len(differences)
     spread = float(np.std(differences, ddof=1))
     amount = float(np.mean(differences))
-    text = f"{points(abs(amount))} ± {points(spread)} {'more' if amount >= 0 else 'less'} run by run, and the larger gap"
+    more = "more" if amount >= 0 else "less"
+    text = f"{points(abs(amount))} ± {points(spread)} {more} run by run, and the larger gap"
     if larger == n:
         return f"{text} in all {n} runs"
     return f"{text} in {larger} of {n} runs only"
@@ -137,7 +138,9 @@ def _cost(models: Row, best: str) -> str:
 
 
 def _gap(model: Row) -> str:
-    return f"{_with_spread(model.get('gap_to_retrain'), model.get('gap_sd'))} points (n = {model.get('n', 1)})"
+    return (
+        f"{_with_spread(model.get('gap_to_retrain'), model.get('gap_sd'))} points (n = {model.get('n', 1)})"
+    )
 
 
 def _with_spread(value: Number, spread: Number) -> str:

@@ -16,7 +16,8 @@ class NeighbourPair:
 
     image: UInt8[np.ndarray, "H W D"]
     """Gray (D = 1) or RGB (D = 3)."""
-    neighbour: UInt8[np.ndarray, "H W D"]
+    neighbour: UInt8[np.ndarray, "_ _ _"]
+    """Of the same shape."""
     label: str
     """Name of the true class."""
     adversarial_label: str

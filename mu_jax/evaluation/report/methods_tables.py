@@ -66,8 +66,9 @@ def in_order(models: Mapping[str, Row]) -> list[str]:
 def methods_table(results: Row, compact: bool = False) -> Table:
     """Header and one row a model in the order of `in_order`; behind a mean its standard deviation.
 
-    With a pool the attack is RMIA, in three AUCs; without one it is the loss attack's. `compact` is for a terminal of
-    120 columns: standard deviations of gaps alone, and one column of time, preparation included.
+    With a pool the attack is RMIA, in three AUCs; without one it is the loss attack's. Time is of preparation and
+    training. `compact` is for a terminal of 120 columns: standard deviations of gaps alone, and an empty row that sets
+    the methods apart.
     """
     models = results["models"]
     attacks = _RMIA if has_pool(results) else {"Loss AUC %": "loss_threshold"}
@@ -78,7 +79,7 @@ def methods_table(results: Row, compact: bool = False) -> Table:
         header += [*(["Robust"] if robust else []), "Time s", "Of retrain"]
     else:
         header = ["Model", "n", "Gap to retrain, pp", "Unlearn %", "Retain %", "Test %", *attacks, "SVC %"]
-        header += [*(["Robust %"] if robust else []), "Training, s", "Preparation, s", "Both, of retrain"]
+        header += [*(["Robust %"] if robust else []), "Time, s (of it before training)", "Of retrain's"]
     retrain = total_seconds(models.get("retrain", {}))
     rows = []
     for name in in_order(models):
@@ -92,14 +93,19 @@ def methods_table(results: Row, compact: bool = False) -> Table:
             (svc.get("confidence"), svc.get("confidence_sd")),
             *([(model.get("robust_accuracy"), model.get("robust_accuracy_sd"))] if robust else []),
         ]
-        share = _share(total_seconds(model), retrain)
+        time, share = seconds(total_seconds(model)), _share(total_seconds(model), retrain)
+        # From retrain to itself; not a mean of anything.
+        spread = None if name == "retrain" else model.get("gap_sd")
         if compact:
-            gap = _plain(points(model.get("gap_to_retrain")), model.get("gap_sd"), points)
-            cells = [gap, *(percent(value) for value, _ in rates), seconds(total_seconds(model)), share]
+            gap = _plain(points(model.get("gap_to_retrain")), spread, points)
+            cells = [gap, *(percent(value) for value, _ in rates), time, share]
         else:
-            gap = beneath(model.get("gap_to_retrain"), model.get("gap_sd"), points)
-            times = [seconds(model.get("seconds")), seconds(model.get("preparation_seconds")), share]
-            cells = [count(model.get("n")), gap, *(beneath(*rate, percent) for rate in rates), *times]
+            if before := model.get("preparation_seconds"):
+                time += f" ({seconds(before)})"
+            gap = beneath(model.get("gap_to_retrain"), spread, points)
+            cells = [count(model.get("n")), gap, *(beneath(*rate, percent) for rate in rates), time, share]
+        if compact and name == next(iter(methods_by_gap(models)), None):
+            rows.append([""] * len(header))
         rows.append([name, *cells])
     return header, rows
 
@@ -154,8 +160,13 @@ def neighbours_table(results: Row) -> Table:
     rows = []
     for made in results.get("neighbours") or ():
         names = [KINDS.get(made["kind"], made["kind"]), str(made["base"]), str(made["forget_set"])]
-        numbers = [made["examples"], made["misclassified"], len(made["not_flipped"]), len(made["flipped_back"])]
-        distance = f"{_digits(made['mean_distance'])}{f' ({norm})' if (norm := made.get('norm')) else ''}"
+        numbers = [
+            made["examples"],
+            made["misclassified"],
+            len(made["not_flipped"]),
+            len(made["flipped_back"]),
+        ]
+        distance = _digits(made["mean_distance"]) + (f" ({made['norm']})" if made.get("norm") else "")
         rows.append([*names, *map(count, numbers), distance, seconds(made.get("seconds"))])
     return header, rows
 
@@ -165,7 +176,7 @@ def bound_table(results: Row) -> Table:
     rows = rows_of(results, "bound")
     terms = [key for key in _TERMS if any(row.get(key) is not None for row in rows)]
     header = ["Model", *(_TERMS[key] for key in terms), "Gap, pp"]
-    found = by_model(rows)
+    found = by_name(rows)
     content = []
     for name in in_order(results["models"]):
         if name in found:
@@ -179,19 +190,29 @@ def bound_table(results: Row) -> Table:
 
 def requests_table(results: Row) -> Table:
     """One row a request met, the two ways of making neighbours one after the other."""
-    header = ["Neighbours from", "Request", "Deleted so far", "FT AUC %", "FR AUC %", "FR − FT, pp"]
-    header += ["Unlearn %", "Retain %", "Test %"]
+    columns = {
+        "FT AUC %": ("ft_auc", percent),
+        "FR AUC %": ("fr_auc", percent),
+        "FR − FT, pp": ("fr_minus_ft", signed),
+        "Unlearn %": ("forget", percent),
+        "Retain %": ("retain", percent),
+        "Test %": ("test", percent),
+    }
+    rows = rows_of(results, "requests")
+    columns = {
+        title: column
+        for title, column in columns.items()
+        if any(row.get(column[0]) is not None for row in rows)
+    }
+    header = ["Neighbours from", "Request", "Deleted so far", *columns]
     return header, [
         [
             request_kind(row["kind"]),
             str(row["request"]),
             count(row["deleted"]),
-            percent(row.get("ft_auc")),
-            percent(row.get("fr_auc")),
-            signed(row.get("fr_minus_ft")),
-            *(percent(row.get(part)) for part in ("forget", "retain", "test")),
+            *(shown(row.get(key)) for key, shown in columns.values()),
         ]
-        for row in rows_of(results, "requests")
+        for row in rows
     ]
 
 
@@ -209,9 +230,7 @@ def runs_table(results: Row) -> Table:
         "Robust %": "robust_accuracy",
     }
     rows = rows_of(results, "runs")
-    columns = {
-        title: key for title, key in columns.items() if any(row.get(key) is not None for row in rows)
-    }
+    columns = {title: key for title, key in columns.items() if any(row.get(key) is not None for row in rows)}
     header = ["Model", "Base", "Forget set", "Run", "Gap, pp", *columns, "Training, s"]
     return header, [
         [
@@ -241,11 +260,11 @@ def rows_of(results: Row, name: str) -> Sequence[Row]:
     return results.get("tables", {}).get(name) or ()
 
 
-def by_model(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by their model."""
+def by_name(rows: Iterable[Row], key: str = "model") -> dict[str, list[Row]]:
+    """Rows by their model, or by another column."""
     found = defaultdict(list)
     for row in rows:
-        found[row["model"]].append(row)
+        found[row[key]].append(row)
     return dict(found)
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mu_jax.evaluation.report.drawing import WIDTH, as_png, drawing, legend, log_scale, printable
-from mu_jax.evaluation.report.search_tables import Row
+from mu_jax.evaluation.report.search_tables import Row, schedule
 
 _COLORS = ("#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _LINES = ("-", "--", ":", "-.")
@@ -49,7 +49,10 @@ def gap_by_learning_rate(results: Mapping[str, Any]) -> bytes:
             axes.set_visible(False)
         for axes in panels[::columns]:
             axes.set_ylabel("gap to retraining, pp")
-        figure.supxlabel("learning rate at the start (log scale)", fontsize=9.5)
+        # The lowest panel of each column, which is not in the last row everywhere.
+        for axes in panels[max(len(methods) - columns, 0) : len(methods)]:
+            axes.set_xlabel("learning rate at the start")
+            axes.tick_params(labelbottom=True)
         figure.legend(handles=_keys(schedules), loc="outside lower center", ncols=4)
         return as_png(figure)
 
@@ -82,7 +85,7 @@ def _panel(axes: Axes, rows: Sequence[Row], schedules: Sequence[float], top: flo
 
 def _keys(schedules: Sequence[float]) -> list[Line2D]:
     keys = [
-        Line2D([], [], color=color, label=f"÷ every {step:g} epochs" if step else "constant rate")
+        Line2D([], [], color=color, label=f"rate {schedule(step)}")
         for step, color in zip(schedules, _COLORS * len(schedules), strict=False)
     ]
     ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgecolor": "#222222"}

@@ -9,7 +9,13 @@ from typing import Any
 from mu_jax.evaluation.report import html
 from mu_jax.evaluation.report.palette import model_styles
 from mu_jax.evaluation.report.search_figures import gap_by_learning_rate
-from mu_jax.evaluation.report.search_tables import best_table, remarks, setting_cells, settings_table
+from mu_jax.evaluation.report.search_tables import (
+    best_table,
+    remarks,
+    schedule,
+    setting_cells,
+    settings_table,
+)
 from mu_jax.evaluation.report.tables import MISSING, gap_table, percent
 
 _ROLES = {"retrain": "gold standard", "retrain_again": "noise floor", "original": "nothing done"}
@@ -29,8 +35,8 @@ def render_search_page(
     """The page as HTML, with the figure's PNG bytes embedded."""
     facts, search = results["data"], results["search"]
     where = (
-        f"{facts['name']} · {search['settings']:,} settings · {facts['forget']:,} of {facts['train']:,} training images "
-        f"forgotten, none of the {facts['to_be_scored']:,} to be scored · seed {results['seed']}"
+        f"{facts['name']} · {search['settings']:,} settings · {facts['forget']:,} of {facts['train']:,} training "
+        f"images forgotten, none of the {facts['to_be_scored']:,} to be scored · seed {results['seed']}"
     )
     styles = model_styles(results["models"])
     flags = "\n".join(flag for best in results["best"].values() for flag in best["overrides"])
@@ -46,8 +52,8 @@ def render_search_page(
             "gap_by_learning_rate",
             "Gap against learning rate",
             "Gap to retraining of every setting, each one run. Far to the left a method changes nothing and stays at "
-            "the original's gap; far to the right it ruins the model. A smooth valley is a reason to believe its lowest "
-            "point, a lone dip is not. Axes are logarithmic.",
+            "the original's gap; far to the right it ruins the model. A smooth valley is a reason to believe its "
+            "lowest point, a lone dip is not. Axes are logarithmic.",
             images["gap_by_learning_rate"],
         ),
         "<section><h2>Flags for a run on the set to be scored</h2>",
@@ -73,15 +79,12 @@ def _answer(results: Mapping[str, Any]) -> str:
         verdict, sentence = "No setting survived", "Every setting diverged: try lower learning rates."
     else:
         name = min(found, key=lambda method: found[method]["gap"])
-        rate, step, epochs, knob = setting_cells(found[name])
+        best = found[name]
+        rate, _, epochs, knob = setting_cells(best)
         floor = results["models"]["retrain_again"]["gap_to_retrain"]
-        verdict = f"Nearest to retraining here: {name}, {percent(found[name]['gap'])} points away"
+        verdict = f"Nearest to retraining here: {name}, {percent(best['gap'])} points away"
         sentence = (
-            f"With a learning rate of {rate}, divided every {step} epochs, {epochs} epochs"
-            if step != "never"
-            else f"With a constant learning rate of {rate}, {epochs} epochs"
-        )
-        sentence += (
+            f"With a learning rate of {rate}, {schedule(best['step_epochs'])}, for {epochs} epochs"
             f"{'' if knob == MISSING else f', {knob}'}. A second retraining is {percent(floor)} points away."
         )
     return (

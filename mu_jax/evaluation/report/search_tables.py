@@ -71,6 +71,13 @@ def setting_cells(row: Row) -> list[str]:
     return [f"{row['learning_rate']:g}", step, f"{row['epochs']:g}", knob]
 
 
+def schedule(step_epochs: float) -> str:
+    """What becomes of the learning rate, in words that follow it."""
+    if not step_epochs:
+        return "held constant"
+    return "divided every epoch" if step_epochs == 1 else f"divided every {step_epochs:g} epochs"
+
+
 def remarks(results: Mapping[str, Any]) -> list[str]:
     """What must be known before the figures are believed, a sentence each."""
     rows = results["tables"]["search"]

@@ -1,0 +1,155 @@
+"""What results.json and the terminal say of a model before and after a deletion."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mu_jax.adversarial.stored import StoredAdversarialSet, variables_sha256
+from mu_jax.evaluation.intervals import proportion_interval
+from mu_jax.evaluation.report.saved_page import before_and_after
+from mu_jax.experiments.comparison_results import attack, environment
+from mu_jax.experiments.setting import Trained
+from mu_jax.experiments.sweep_table import Summary
+from mu_jax.experiments.unlearn_saved_setting import SavedSetting
+
+QUESTION = (
+    "What do an unlearning method's few epochs change of a saved model: its accuracy on what is kept, on what is "
+    "forgotten and on unseen images, and what an attack on the loss can tell of the forgotten ones?"
+)
+NO_RETRAIN = (
+    "No model was retrained without the forgotten examples, so there is no gap to it, and nothing here says how far "
+    "the figures ought to move; unlearning_methods compares with retraining."
+)
+_NAMED = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Unlearned:
+    """The model that the method made, and what came before its training."""
+
+    trained: Trained
+    neighbours: StoredAdversarialSet | None
+    preparation_seconds: float
+
+
+def evaluate_saved(
+    setting: SavedSetting, unlearned: Unlearned, logits: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Everything that results.json says; `logits` are of `original` and of the method's model."""
+    config, dataset, splits = setting.config, setting.dataset, setting.splits
+    parts = {"retain": splits.retain, "forget": splits.forget, "test": splits.test}
+    if len(splits.validation):
+        parts["validation"] = splits.validation
+    trained, stored = unlearned.trained, unlearned.neighbours
+    models = {name: _figures(setting, parts, output) for name, output in logits.items()}
+    models["original"] |= _costs_of_original(setting)
+    models[config.method] |= {
+        "seconds": trained.seconds,
+        "preparation_seconds": unlearned.preparation_seconds,
+        "compile_seconds": trained.compile_seconds,
+        "trained_samples": trained.trained_samples,
+    }
+    return {
+        "experiment": config.experiment,
+        "question": QUESTION,
+        "seed": config.seed,
+        "note": NO_RETRAIN,
+        "checkpoint": {
+            "path": str(pathlib.Path(config.checkpoint).expanduser()),
+            "model": config.checkpoint_model if setting.run is not None else None,
+            "sha256": variables_sha256(setting.original),
+        },
+        "method": config.method,
+        "data": {
+            "source": config.data.source,
+            "name": dataset.name,
+            "train": len(splits.retain) + len(splits.forget),
+            **{part: len(rows) for part, rows in parts.items()},
+            "validation": len(splits.validation),
+            "deleted_before": len(setting.deleted),
+            "nonmembers": len(setting.nonmembers),
+            "classes": dataset.num_classes,
+            "image_shape": list(dataset.image_shape),
+            "label_noise": config.data.label_noise,
+            "seed": setting.data_seed,
+        },
+        "model": {
+            "name": config.model.name,
+            "width": config.model.width,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(setting.original["params"])),
+            "compute_dtype": config.model.compute_dtype,
+            "convolution": setting.lowering,
+        },
+        "models": models,
+        "neighbours": [] if stored is None else [_describe(setting, stored)],
+        "tables": {},
+        "environment": environment(),
+    }
+
+
+def _figures(setting: SavedSetting, parts: Mapping[str, np.ndarray], output: np.ndarray) -> dict[str, Any]:
+    correct = output.argmax(axis=1) == setting.dataset.labels
+    hits = {part: (int(correct[rows].sum()), len(rows)) for part, rows in parts.items()}
+    level = setting.config.evaluation.interval_level
+    return {
+        "accuracy": {part: right / total for part, (right, total) in hits.items()},
+        "accuracy_interval": {
+            part: list(proportion_interval(right, total, level=level))
+            for part, (right, total) in hits.items()
+        },
+        "attacks": attack(setting, output),
+        "gap_to_retrain": None,
+        "gap_parts": {},
+    }
+
+
+def _costs_of_original(setting: SavedSetting) -> dict[str, Any]:
+    """What its own run says that it took; None where the checkpoint is a file."""
+    known = {} if setting.run is None else setting.run.facts
+    keys = ("seconds", "preparation_seconds", "compile_seconds", "trained_samples")
+    return {key: known.get(key) for key in keys}
+
+
+def _describe(setting: SavedSetting, stored: StoredAdversarialSet) -> dict[str, Any]:
+    radius, count = np.unique(stored.epsilon[stored.epsilon > 0], return_counts=True)
+    return {
+        "ready": setting.ready is not None,
+        "norm": stored.norm,
+        "model_sha256": stored.model_sha256,
+        "examples": len(stored.images),
+        "not_flipped": stored.not_flipped.tolist(),
+        "flipped_back": stored.flipped_back.tolist(),
+        "misclassified": int((stored.epsilon == 0).sum()),
+        "epsilon": radius.astype(float).tolist(),
+        "count": count.tolist(),
+        "mean_distance": float(stored.distance.mean()),
+    }
+
+
+def left_out_line(not_flipped: Sequence[int], flipped_back: Sequence[int]) -> str:
+    """One line that counts and names the examples without an adversarial neighbour; empty where there are none."""
+    rows = sorted([*not_flipped, *flipped_back])
+    if not rows:
+        return ""
+    named = ", ".join(map(str, rows[:_NAMED])) + (", …" if len(rows) > _NAMED else "")
+    back = f", {len(flipped_back)} flipped back as they are stored" if flipped_back else ""
+    return (
+        f"left out of the adversarial set: {named} ({len(not_flipped)} did not flip within the largest ε{back}; "
+        "all are named in results.json)"
+    )
+
+
+def saved_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
+    """The model before and after, and what qualifies it; `workdir` is not named in the lines."""
+    checkpoint = results["checkpoint"]
+    source = " of ".join(filter(None, [checkpoint["model"], checkpoint["path"]]))
+    title = f"{results['data']['name']}: {results['method']} forgets {results['data']['forget']} examples ({source})"
+    lines = [
+        left_out_line(neighbours["not_flipped"], neighbours["flipped_back"])
+        for neighbours in results["neighbours"]
+    ]
+    return title, before_and_after(results, compact=True), [*filter(None, lines), results["note"]]
