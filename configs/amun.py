@@ -16,7 +16,7 @@ Variants, which may be joined by `+` (`:half+no_retain`):
 | `ablation` | AMUN's variants and ablations in place of the other methods |
 | `requests` | adds five requests after one another, AMUN and AMUN-A |
 | `gpu` | 32 references of 30 epochs, one base model and run, three forget sets |
-| `small` | what two CPU cores can do: 4,000 + 2,000 images, width 16, 12 epochs, 16 references, three forget sets |
+| `small` | what two CPU cores can do: 3,000 + 1,500 images, width 16, 12 epochs, 16 references, three forget sets |
 | `smoke` | digits, a tenth of their labels wrong, a pool of 8 |
 
 Published, 10% deleted, with retained images (accuracies and AUC in %, mean ± sd over 27 runs):
@@ -151,8 +151,8 @@ def get_config(variant: str = ""):
 
 def _small(config):
     """What two CPU cores can do."""
-    config.data.train_examples = 4000
-    config.data.test_examples = 2000
+    config.data.train_examples = 3000
+    config.data.test_examples = 1500
     config.model.width = 16
     config.study.base_models = config.study.runs = 1
     config.pool.models = 16

@@ -6,8 +6,8 @@ A case is a method's name. ResNet-18 of `--width` 16 has learned `--training-epo
 32×32 (synthetic ones unless `--data` names others), which does not count, and which `--workdir` keeps for the next
 time; `--fraction` of them, drawn at random, are to be forgotten. Each method runs whole, by its published settings
 (`mu_jax.config.methods`), in a round: its adversarial set where it needs one (PGD-50 in ℓ2 with the doubling search),
-its plan (masks, labels), and all its steps. Compilation is apart. `--share=0.1` is a quick look, at a tenth of all
-epochs, retraining's too.
+its plan (masks, labels), and all its steps. Compilation is apart; methods share programs, so it is short for a later
+one of the same shape. `--share=0.1` is a quick look, at a tenth of all epochs, retraining's too.
 
 Retraining is AMUN's recipe (SGD 0.1, a tenth of it every 40 epochs, batch 128, crops and mirroring) for
 `--retrain-epochs` (200). It is not run to its end: rounds of about `--seconds` give its images a second, and its

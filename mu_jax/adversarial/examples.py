@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int, Int32, Int64
 
 from mu_jax.adversarial.attack import FLIPPED
 
@@ -50,9 +50,9 @@ class AdversarialExamples:
         """Rows that did not flip within `max_epsilon`; the rule is that no adversarial set holds them."""
         return np.flatnonzero(~self.flipped)
 
-    def describe_left_out(self) -> str:
-        """One sentence that counts and names the rows left out; empty where there are none."""
-        rows = self.left_out
+    def describe_left_out(self, index: Int[np.ndarray, "N"] | None = None) -> str:
+        """One sentence that counts and names the rows left out, or their `index`; empty where there are none."""
+        rows = self.left_out if index is None else index[self.left_out]
         if len(rows) == 0:
             return ""
         named = ", ".join(map(str, rows[:NAMED])) + (", …" if len(rows) > NAMED else "")

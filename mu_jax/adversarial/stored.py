@@ -107,7 +107,7 @@ def make_stored(
     if len(rows) == 0:
         raise InputError(
             f"None of the {len(index)} examples is adversarial as it would be stored ({dtype}); "
-            f"{found.describe_left_out() or 'rounding undoes the attack, so attack with quantize=True.'}"
+            f"{found.describe_left_out(index) or 'rounding undoes the attack, so attack with quantize=True.'}"
         )
     return StoredAdversarialSet(
         norm=found.norm,

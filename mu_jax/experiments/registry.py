@@ -17,6 +17,7 @@ from mu_jax.evaluation.report.attack_tables import attack_table
 from mu_jax.evaluation.report.tables import Table as Content
 from mu_jax.experiments import devices
 from mu_jax.experiments.attack_summary import attacks_title, audit_summary
+from mu_jax.experiments.methods_table import methods_summary
 from mu_jax.experiments.search_table import search_summary
 from mu_jax.experiments.sisa_table import sisa_delete_summary, sisa_summary
 from mu_jax.experiments.sweep_table import Summary, sweep_summary
@@ -28,6 +29,7 @@ _SUMMARIES = {
     "audit": audit_summary,
     "sisa_posterior": sisa_summary,
     "sisa_delete": sisa_delete_summary,
+    "unlearning_methods": methods_summary,
     "unlearning_search": search_summary,
     "unlearn_saved": saved_summary,
 }

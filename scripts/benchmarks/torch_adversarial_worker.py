@@ -1,8 +1,9 @@
 """The worker that searches for adversarial examples with plain PyTorch.
 
-A variant is `{"execution", "channels_last", "device", "batch", "examples"}`; a step is the search of the first so many
-of the case's examples. Executions are `eager` and `compiled` (torch.compile of the network, for batches of any size,
-because they shrink). Weights take no gradient; the network is in eval mode, and computes in float32, as ours does.
+A variant is `{"execution", "channels_last", "device", "batch", "examples", "largest"}`; a step is the search of the
+first so many of the case's examples, up to the largest ε. Executions are `eager` and `compiled` (torch.compile of the
+network, for batches of any size, because they shrink). Weights take no gradient; the network is in eval mode, and
+computes in float32, as ours does.
 """
 
 import pathlib
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import machine
-from benchmarks.adversarial_case import MEAN, STD, STEP_RATIO, AdversarialCase, largest_epsilon
+from benchmarks.adversarial_case import MEAN, STD, STEP_RATIO, AdversarialCase
 from benchmarks.serving import Prepared, Unavailable, serve
 from benchmarks.torch_minimal_epsilon import Logits, Search
 from benchmarks.torch_resnet import ResNet18
@@ -57,7 +58,7 @@ class Searches:
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         self._images = pixels.contiguous(memory_format=self._layout).to(variant["device"])
         self._labels = torch.from_numpy(labels).long().to(variant["device"])
-        self._largest = largest_epsilon(images.shape[1:])
+        self._largest = variant["largest"]
         network = load_network(case.weights, case.width, classes, images.shape[3])
         network = PixelNetwork(network).eval().requires_grad_(False)
         network.to(variant["device"], memory_format=self._layout)

@@ -463,7 +463,7 @@ def test_no_verdict_where_doing_nothing_is_as_near():
 
 
 def test_report_writes_one_page_with_all_in_it_and_png_and_svg(tmp_path):
-    data = make_data("many")
+    data = make_data()
     path = write_methods_report(tmp_path, data)
     text = path.read_text(encoding="utf-8")
     assert path == tmp_path / "report.html"
@@ -478,8 +478,7 @@ def test_report_writes_one_page_with_all_in_it_and_png_and_svg(tmp_path):
     words = visible(text)
     assert "Which method leaves a model <like> retraining, & at what cost?" in words
     assert (
-        "2 base models × 3 forget sets × 2 runs" in words
-        and "5,000 of 50,000 training images deleted" in words
+        "1 base model × 1 forget set × 1 run" in words and "5,000 of 50,000 training images deleted" in words
     )
 
 

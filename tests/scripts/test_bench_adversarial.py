@@ -260,10 +260,19 @@ def test_a_missing_pytorch_is_said_and_any_other_death_is_an_error(monkeypatch, 
                 torch_side.start_torch(stack, "a.module")
 
 
+@pytest.fixture
+def torch():
+    """PyTorch on one thread: on networks this small several wait for one another, and long on a busy machine."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("quantize", [False, True])
-def test_pytorchs_search_finds_what_ours_does(quantize):
-    torch = pytest.importorskip("torch")
+def test_pytorchs_search_finds_what_ours_does(torch, quantize):
     from benchmarks.torch_minimal_epsilon import Search
 
     rng = np.random.default_rng(1)
@@ -310,8 +319,7 @@ def test_pytorchs_search_finds_what_ours_does(quantize):
 
 
 @pytest.mark.torch
-def test_pytorch_has_our_weights(tmp_path):
-    torch = pytest.importorskip("torch")
+def test_pytorch_has_our_weights(torch, tmp_path):
     from benchmarks.torch_adversarial_worker import PixelNetwork, Searches, load_network, prepare
 
     model, _, variables = random_resnet(2)
@@ -332,11 +340,18 @@ def test_pytorch_has_our_weights(tmp_path):
         weights=str(tmp_path / "weights.npz"),
         found=str(tmp_path),
     )
-    variant = {"execution": "eager", "channels_last": True, "device": "cpu", "batch": 8, "examples": 20}
+    variant = {
+        "execution": "eager",
+        "channels_last": True,
+        "device": "cpu",
+        "batch": 8,
+        "examples": 20,
+        "largest": 0.08,
+    }
     prepared = prepare(case, variant)
     assert (prepared.items_a_step, prepared.most, prepared.run_steps(1)) == (20, 1, 0.0)
     with np.load(tmp_path / "torch.npz") as found:
-        assert found["epsilon"].shape == (20,)
+        assert found["epsilon"].shape == (20,) and found["epsilon"].max() <= 0.08
         assert prepared.found["gradient_steps"] == found["steps"].sum()
         np.testing.assert_array_equal(found["steps"] == 0, theirs[:20].argmax(-1) != images.y_train[:20])
     assert not any(parameter.requires_grad for parameter in Searches(case, variant)._logits_of.parameters())

@@ -315,9 +315,18 @@ def torch_case(tmp_path):
 FORM = {"do": "unlearn", "execution": "eager", "channels_last": False, "device": "cpu"}
 
 
-@pytest.mark.torch
-def test_pytorchs_crops_and_mirrors_are_those_of_a_padded_image():
+@pytest.fixture
+def torch():
+    """PyTorch on one thread: on networks this small several wait for one another, and long on a busy machine."""
     torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.torch
+def test_pytorchs_crops_and_mirrors_are_those_of_a_padded_image(torch):
     from benchmarks.torch_unlearning_worker import augment
 
     torch.manual_seed(0)
@@ -342,8 +351,7 @@ def test_pytorchs_crops_and_mirrors_are_those_of_a_padded_image():
 
 
 @pytest.mark.torch
-def test_pytorch_finetunes_on_what_is_kept(torch_case):
-    torch = pytest.importorskip("torch")
+def test_pytorch_finetunes_on_what_is_kept(torch, torch_case):
     from benchmarks.torch_unlearning_worker import Unlearning, prepare
 
     case = small(dataclasses.replace(method_case("finetune", 1, 0.2), **torch_case))
@@ -364,8 +372,7 @@ def test_pytorch_finetunes_on_what_is_kept(torch_case):
 
 
 @pytest.mark.torch
-def test_pytorchs_amun_adds_neighbours_with_the_originals_labels(torch_case):
-    torch = pytest.importorskip("torch")
+def test_pytorchs_amun_adds_neighbours_with_the_originals_labels(torch, torch_case):
     from benchmarks.torch_unlearning_worker import Unlearning
 
     case = small(dataclasses.replace(method_case("amun", 1, 0.1), **torch_case), crop_padding=1)

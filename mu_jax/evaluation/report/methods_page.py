@@ -73,12 +73,12 @@ _FIGURES = {
     ),
     "bound": (
         "The theorem's terms against the gap",
-        "AMUN's Theorem 4.1 bounds how far the unlearned model θ′ ends from the retrained one u: the bound falls with "
-        "the distance δ to the neighbours x′ and with C = ℓ(f_o(x′), y) + ℓ(f_θ′(x′), y′) − ℓ(f_u(x), y) − "
-        "ℓ(f_u(x′), y′). It is proved for convex risks and one step, so for these networks it is a picture and no "
-        "bound. Large points are means of a model, small ones its runs; hollow ones lie beyond the edge, and the "
-        "dashed line is where retrain itself stands. Terms without θ′ are the same for all models of a forget set "
-        "and base model: there small points alone are drawn.",
+        "AMUN's Theorem 4.1 bounds how far the unlearned model θ′ ends from the retrained one u. The bound is the "
+        "lower, the smaller the distance δ to the neighbours x′ and the larger C = ℓ(f_o(x′), y) + ℓ(f_θ′(x′), y′) − "
+        "ℓ(f_u(x), y) − ℓ(f_u(x′), y′). It is proved for convex risks and one step, so for these networks it "
+        "is a picture and no bound. Large points are means of a model, small ones its runs; hollow ones lie beyond the "
+        "edge, and the dashed line is where retrain itself stands. Terms without θ′ are the same for all models of a "
+        "forget set and base model: there small points alone are drawn.",
     ),
     "training": (
         "Training",
