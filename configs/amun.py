@@ -189,6 +189,18 @@ def _smoke(config):
         optimization.batch_size = 32
     config.train.epochs = 30.0
     config.train.weight_decay = 0.0
+    # Chosen by configs/unlearning_search.py:smoke on a forget set of its own; the other methods' are guesses.
+    config.methods.finetune.learning_rate = 0.03
+    rates = {
+        "salun": 0.01,
+        "random_labels": 0.01,
+        "gradient_ascent": 0.03,
+        "amun": 0.03,
+        "amun_salun": 0.03,
+    }
+    for method, rate in rates.items():
+        optimization = config.methods[method].optimization
+        optimization.learning_rate, optimization.schedule, optimization.step_epochs = rate, "step", 1.0
 
 
 def _optimizations(config):

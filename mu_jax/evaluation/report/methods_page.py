@@ -95,23 +95,14 @@ _REQUESTS_NOTE = (
 
 
 def write_methods_report(directory: pathlib.Path, data: MethodsReportData) -> pathlib.Path:
-    """Write `figures/*.png` and `.svg` and then `report.html` in `directory`; returns the page's path."""
-    folder = directory / "figures"
-    drawings = {
-        name: functools.partial(_drawn, draw, data, folder / f"{name}.svg")
-        for name, draw in figures_of(data).items()
-    }
+    """Write `figures/*.png` and then `report.html` in `directory`; returns the page's path."""
+    drawings = {name: functools.partial(_drawn, draw, data) for name, draw in figures_of(data).items()}
     return html.write_page(directory, drawings, functools.partial(render_methods_page, data))
 
 
-def _drawn(draw: Callable[[MethodsReportData], Figure], data: MethodsReportData, svg: pathlib.Path) -> bytes:
+def _drawn(draw: Callable[[MethodsReportData], Figure], data: MethodsReportData) -> bytes:
     with drawing():
-        figure = draw(data)
-        # Without a date, so that the same results give the same file.
-        figure.savefig(svg, format="svg", facecolor="white", metadata={"Date": None})
-        # All is in its place; laying it out once more would take as long as drawing it.
-        figure.set_layout_engine("none")
-        return as_png(figure)
+        return as_png(draw(data))
 
 
 def figures_of(data: MethodsReportData) -> dict[str, Callable[[MethodsReportData], Figure]]:
