@@ -116,6 +116,8 @@ def get_config(variant: str = ""):
         config.methods[method].optimization.batch_size = 128
     config.methods.finetune.batch_size = 128
 
+    # As AMUN's code does where it has the retained images.
+    config.methods.gradient_ascent.retain = "no_retain" not in chosen
     config.study.base_models = 3
     config.study.forget_sets = 3
     config.study.runs = 3
@@ -126,8 +128,9 @@ def get_config(variant: str = ""):
     if "ablation" in chosen:
         config.names = _ABLATION
         # As the paper's ablation has it.
-        config.methods.amun.optimization.epochs = 20.0
-        config.methods.amun.optimization.step_epochs = 5.0
+        for method in ("amun", "amun_salun"):
+            config.methods[method].optimization.epochs = 20.0
+            config.methods[method].optimization.step_epochs = 5.0
     if "requests" in chosen:
         config.requests.number = 5
         config.requests.size = 1000
@@ -189,7 +192,8 @@ def _smoke(config):
         optimization.batch_size = 32
     config.train.epochs = 30.0
     config.train.weight_decay = 0.0
-    # Chosen by configs/unlearning_search.py:smoke on a forget set of its own; the other methods' are guesses.
+    # Chosen by configs/unlearning_search.py:smoke on a forget set of its own, but for random_labels and amun_salun,
+    # which have those of their nearest kin; the others keep their published settings.
     config.methods.finetune.learning_rate = 0.03
     rates = {
         "salun": 0.01,

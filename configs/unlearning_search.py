@@ -61,6 +61,7 @@ def get_config(variant: str = ""):
     for method in ("random_labels", "boundary_shrink", "l1_sparse", "salun", "gradient_ascent"):
         config.methods[method].optimization.batch_size = 128
     config.methods.finetune.batch_size = 128
+    config.methods.gradient_ascent.retain = True
     config.loop.chunk_steps = 200
 
     if variant in ("small", "smoke"):

@@ -33,6 +33,24 @@ def test_every_config_file_is_valid_and_survives_a_round_trip(path, variant):
     assert from_config_dict(to_dict(config)) == config
 
 
+@pytest.mark.parametrize(
+    "variant",
+    ["half", "no_retain", "ablation", "requests", "gpu", "small", "half+no_retain", "small+requests"],
+)
+def test_the_variants_of_amun_are_valid_and_may_be_joined(variant):
+    (path,) = (path for path in CONFIGS if path.stem == "amun")
+    config = from_config_dict(load(path, variant).to_dict())
+    assert (config.forget.fraction == 0.5) == ("half" in variant)
+    retained = [
+        config.methods.amun.retain,
+        config.methods.salun.retain,
+        config.methods.gradient_ascent.retain,
+    ]
+    assert retained == [("no_retain" not in variant)] * 3
+    assert ("finetune" in config.names) == ("no_retain" not in variant and variant != "ablation")
+    assert (config.requests.number == 5) == ("requests" in variant)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_file_refuses_unknown_variants(path):
     with pytest.raises(InputError, match="did you mean 'smoke'"):

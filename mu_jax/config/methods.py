@@ -190,6 +190,12 @@ class NeighboursConfig:
             self.max_epsilon,
             "0 (as far as there is) or a positive radius",
         )
+        require(
+            self.max_epsilon == 0 or self.epsilon <= self.max_epsilon,
+            "epsilon",
+            self.epsilon,
+            f"at most max_epsilon, which is {self.max_epsilon:g}",
+        )
         require(self.steps >= 1, "steps", self.steps, "a positive number")
         require(self.step_ratio > 0, "step_ratio", self.step_ratio, "a positive share of the radius")
         require(self.batch_size >= 1, "batch_size", self.batch_size, "a positive number")

@@ -104,6 +104,25 @@ def make_splits(dataset: Dataset, data_config: DataConfig, forget_config: Forget
     return Splits(retain, forget, validation, np.arange(n_train, n_train + n_test))
 
 
+def splits_of_search(scored: Splits, seed: int) -> Splits:
+    """Splits to choose settings on: as many examples to forget, or as many as there are, none of the scored set."""
+    stream = host_stream(seed, "forget set of the search")
+    number = min(len(scored.forget), len(scored.retain))
+    forget = np.sort(stream.choice(scored.retain, number, replace=False))
+    retain = np.setdiff1d(np.union1d(scored.retain, scored.forget), forget)
+    return Splits(retain, forget, scored.validation, scored.test)
+
+
+def another_forget_set(first: Splits, number: int, seed: int) -> Splits:
+    """A forget set of the first one's size, drawn anew, and where enough is left outside the set of a search."""
+    training = np.union1d(first.retain, first.forget)
+    unsearched = np.setdiff1d(training, splits_of_search(first, seed).forget)
+    drawn_from = unsearched if len(unsearched) >= 2 * len(first.forget) else training
+    stream = host_stream(seed, f"forget set {number}")
+    forget = np.sort(stream.choice(drawn_from, len(first.forget), replace=False))
+    return Splits(np.setdiff1d(training, forget), forget, first.validation, first.test)
+
+
 def _nearest(value: float) -> int:
     return int(np.floor(value + 0.5))
 

@@ -22,7 +22,7 @@ class Answer:
     robust_accuracy: float
     """NaN where it was not measured"""
     weights_distance: float
-    """‖θ − θ_o‖², of the parameters, from the original; NaN for the original"""
+    """‖θ − θ_o‖², of the parameters, from what it was made of: the original, or the last request's model"""
     seconds: float
     preparation_seconds: float
     compile_seconds: float

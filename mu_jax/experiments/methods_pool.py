@@ -85,10 +85,11 @@ def probability_of(
 def _check(pool: Pool, setting: MethodsSetting) -> None:
     config, labels = setting.config, setting.dataset.labels
     folder = config.pool.folder
-    if not np.array_equal(pool.labels, labels):
+    made_of = pool.produced_by.get("data", {}).get("fingerprint")
+    if not np.array_equal(pool.labels, labels) or made_of != setting.dataset.fingerprint():
         raise InputError(
-            f"The pool in {folder} is of {len(pool.labels)} examples with other labels than the data's {len(labels)}; "
-            "use a sweep over the same data and seed."
+            f"The pool in {folder} is of {len(pool.labels)} examples that are not the data's {len(labels)}; use a "
+            "sweep over the same data, cut to size by the same seed."
         )
     member = np.asarray(pool.member)[pool.usable][:, _rows(setting)]
     lacking = int((~member.any(axis=0) | member.all(axis=0)).sum())

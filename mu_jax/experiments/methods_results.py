@@ -16,7 +16,7 @@ from mu_jax.experiments.methods_answers import Answer
 from mu_jax.experiments.methods_models import Made, Neighbours
 from mu_jax.experiments.methods_pool import References, probability_of
 from mu_jax.experiments.methods_requests import Request
-from mu_jax.experiments.methods_setting import RETRAINED, Case, MethodsSetting
+from mu_jax.experiments.methods_setting import Case, MethodsSetting
 from mu_jax.unlearning.amun_bound import bound_terms
 from mu_jax.unlearning.methods import METHODS
 
@@ -100,7 +100,11 @@ def results_of(found: Found) -> dict[str, Any]:
             "member_accuracy": references.member_accuracy,
             "nonmember_accuracy": references.nonmember_accuracy,
         },
-        "models": {method: _summary(method, judged, gaps, made.answers) for method in methods},
+        "models": {
+            method: _summary(method, judged, gaps, made.answers)
+            | {"diverged": sum(case.method == method for case in made.diverged)}
+            for method in methods
+        },
         "neighbours": [_describe(neighbours) for neighbours in made.neighbours],
         "tables": {
             "runs": [_row(case, judged[case], gaps[case], made.answers[case]) for case in judged],
@@ -313,10 +317,3 @@ def _request_rows(found: Found) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def gap_order(results: Mapping[str, Any]) -> list[str]:
-    """The methods by their gap, nearest to retraining first; original and retrained models are none."""
-    models = results["models"]
-    methods = [name for name in models if name not in ("original", *RETRAINED)]
-    return sorted(methods, key=lambda name: models[name]["gap_to_retrain"])

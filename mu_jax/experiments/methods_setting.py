@@ -16,9 +16,8 @@ from mu_jax.config import (
 )
 from mu_jax.config.errors import one_of
 from mu_jax.data.dataset import Dataset
-from mu_jax.data.random_streams import host_stream
-from mu_jax.data.splits import Splits, make_splits
-from mu_jax.experiments.setting import build_models, nonmember_rows, read_data
+from mu_jax.data.splits import Splits, another_forget_set, make_splits
+from mu_jax.experiments.setting import attack_model, build_models, nonmember_rows, read_data
 from mu_jax.models import Model
 from mu_jax.ops import choose_lowering
 from mu_jax.unlearning.methods import METHODS
@@ -91,6 +90,7 @@ class MethodsSetting:
             data=self.config.data,
             seed=self.config.seed,
             query_model=self.query_model,
+            attack_model=attack_model(self),
         )
 
     def original_plan(self, case: Case) -> Plan:
@@ -135,7 +135,13 @@ def prepare_methods(config: UnlearningMethods) -> MethodsSetting:
     setting = MethodsSetting(
         config,
         dataset,
-        (first, *(_another(first, number, config.seed) for number in range(1, config.study.forget_sets))),
+        (
+            first,
+            *(
+                another_forget_set(first, number, config.seed)
+                for number in range(1, config.study.forget_sets)
+            ),
+        ),
         lowering,
         *build_models(config.model, dataset, lowering),
     )
@@ -147,11 +153,3 @@ def prepare_methods(config: UnlearningMethods) -> MethodsSetting:
             "or more, but expected some to stay; lower requests.number or requests.size."
         )
     return setting
-
-
-def _another(first: Splits, number: int, seed: int) -> Splits:
-    """A forget set of the same size, drawn anew from all that may be forgotten."""
-    training = np.union1d(first.retain, first.forget)
-    stream = host_stream(seed, f"forget set {number}")
-    forget = np.sort(stream.choice(training, len(first.forget), replace=False))
-    return Splits(np.setdiff1d(training, forget), forget, first.validation, first.test)

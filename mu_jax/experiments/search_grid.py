@@ -17,6 +17,8 @@ from mu_jax.config import (
 from mu_jax.config.errors import one_of
 from mu_jax.unlearning.methods import METHODS
 
+_SET_BY_CONFIGS = ("batch_size", "crop_padding", "flip", "retain")
+
 
 @dataclasses.dataclass(frozen=True)
 class Knob:
@@ -84,11 +86,16 @@ class Candidate:
             ) from None
 
     def overrides(self, methods: MethodsConfig) -> list[str]:
-        """The flags that give an `unlearning_methods` run this choice: what was searched, and what is no default."""
+        """The flags that give an `unlearning_methods` run this choice: what was searched, and what is no default.
+
+        And what config files set for themselves, so that theirs does not stay where the default was searched with.
+        """
         where = METHODS[self.method].settings
         chosen = _leaves(self.settings(methods))
         default = _leaves(METHODS[self.method].settings_of(MethodsConfig()))
-        searched = {"learning_rate", "schedule", "epochs"} | ({"step_epochs"} if self.step_epochs else set())
+        searched = {"learning_rate", "schedule", "epochs", *_SET_BY_CONFIGS} | (
+            {"step_epochs"} if self.step_epochs else set()
+        )
         if self.knob is not None:
             searched.add(KNOBS[self.method].field)
         return [

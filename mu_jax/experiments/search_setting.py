@@ -10,10 +10,9 @@ import numpy as np
 
 from mu_jax.config import UnlearningSearch
 from mu_jax.data.dataset import Dataset
-from mu_jax.data.random_streams import host_stream
-from mu_jax.data.splits import Splits, make_splits
+from mu_jax.data.splits import Splits, make_splits, splits_of_search
 from mu_jax.experiments.search_grid import Candidate, grid
-from mu_jax.experiments.setting import build_models, read_data
+from mu_jax.experiments.setting import attack_model, build_models, read_data
 from mu_jax.models import Model
 from mu_jax.ops import choose_lowering, choose_mapping
 from mu_jax.training.placement import Placement
@@ -67,6 +66,7 @@ class SearchSetting:
             data=self.config.data,
             seed=self.config.seed,
             query_model=self.query_model,
+            attack_model=attack_model(self),
         )
 
     def original_plan(self, name: str = "original") -> Plan:
@@ -109,16 +109,7 @@ def prepare_search(config: UnlearningSearch) -> SearchSetting:
     )
     model, query_model = build_models(config.model, dataset, lowering)
     group_model = build_models(config.model, dataset, group_lowering)[0]
-    splits = own_splits(scored, config.seed)
+    splits = splits_of_search(scored, config.seed)
     return SearchSetting(
         config, dataset, scored, splits, candidates, mapping, lowering, group_lowering, model, query_model, group_model
     )  # fmt: skip
-
-
-def own_splits(scored: Splits, seed: int) -> Splits:
-    """The search's splits: as many examples to forget, or as many as there are, none of them of the scored set."""
-    stream = host_stream(seed, "forget set of the search")
-    number = min(len(scored.forget), len(scored.retain))
-    forget = np.sort(stream.choice(scored.retain, number, replace=False))
-    retain = np.setdiff1d(np.union1d(scored.retain, scored.forget), forget)
-    return Splits(retain, forget, scored.validation, scored.test)

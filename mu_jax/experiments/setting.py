@@ -92,6 +92,12 @@ def read_data(config: DataConfig, seed: int) -> Dataset:
     return dataset
 
 
+def attack_model(setting: Any) -> Model:
+    """Of a setting's two networks, the one whose gradients attacks follow: it computes in float32, and fast."""
+    in_float32 = setting.config.model.compute_dtype == "float32"
+    return setting.model if in_float32 else setting.query_model
+
+
 def build_models(
     config: ModelConfig, dataset: Dataset, lowering: str, for_signals: str | None = None
 ) -> tuple[Model, Model]:

@@ -113,7 +113,7 @@ def _neighbours(
     if path.exists() and times is not None:
         stored = load(
             path,
-            setting.attacked,
+            setting.reader,
             setting.original,
             transferred=METHODS[config.method].neighbours == "transferred",
             batch_size=config.neighbours.batch_size,

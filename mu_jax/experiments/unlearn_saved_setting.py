@@ -15,7 +15,7 @@ from mu_jax.data.random_streams import host_stream
 from mu_jax.data.splits import Splits, draw_validation, read_indices
 from mu_jax.experiments.saved_checkpoint import SavedRun
 from mu_jax.experiments.saved_models import load_model
-from mu_jax.experiments.setting import Setting, build_models, read_data
+from mu_jax.experiments.setting import Setting, attack_model, build_models, read_data
 from mu_jax.models.pytorch_import import load_state_dict, resnet18_from_state_dict
 from mu_jax.ops import choose_lowering
 from mu_jax.unlearning.methods import METHODS
@@ -37,7 +37,7 @@ class SavedSetting(Setting):
     """an adversarial set that was given"""
 
     @property
-    def attacked(self) -> PixelModel:
+    def reader(self) -> PixelModel:
         """The network as adversarial attacks see it."""
         return PixelModel.of(self.query_model, self.config.data)
 
@@ -60,6 +60,7 @@ class SavedSetting(Setting):
             seed=self.config.seed,
             original=self.original,
             query_model=self.query_model,
+            attack_model=attack_model(self),
         )
 
 

@@ -50,6 +50,7 @@ def run(
                 f"fingerprint of the splits {number}": splits.fingerprint()
                 for number, splits in enumerate(setting.splits)
             },
+            **({"references": f"{len(pool.member)} of {pool.hash}"} if pool else {}),
             "convolution": setting.lowering,
             "backend": jax.default_backend(),
         },

@@ -97,7 +97,7 @@ class _Search:
 
     def __init__(self, setting: SearchSetting, folder: RunFolder, console: Console | None) -> None:
         self.setting, self.folder, self.console = setting, folder, console
-        self._attacked = PixelModel.of(setting.query_model, setting.config.data)
+        self._reader = PixelModel.of(setting.query_model, setting.config.data)
         self._neighbours: dict[str, StoredAdversarialSet] = {}
 
     def run(self) -> dict[str, Any]:
@@ -146,7 +146,8 @@ class _Search:
             task = dataclasses.replace(task, original=other.variables)
         path = self.folder.path / "neighbours" / f"{kind}.npz"
         if path.exists():
-            return load(path, self._attacked, task.original)
+            size = self.setting.config.neighbours.batch_size
+            return load(path, self._reader, task.original, batch_size=size)
         method = "amun_fgsm" if kind == "fgsm" else "amun"
         stored = adversarial_neighbours(task, neighbours_config(method, self.setting.config.neighbours))
         left_out = len(stored.not_flipped) + len(stored.flipped_back)

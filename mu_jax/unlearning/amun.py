@@ -36,8 +36,8 @@ def amun(
     set made on other weights than the original's is refused unless `transferred`. D_A is neither cropped nor mirrored,
     whatever the others are, unless `augment_neighbours`. What differs from public code: neighbours are 8-bit images;
     the mask of `saliency_share` holds the whole update back, not the gradient alone; random labels and directions are
-    drawn once, by the seed and the name. Label smoothing is of the data's own labels alone. The images lie a second time
-    on the device, with the neighbours behind them.
+    drawn once, by the seed and the name. Label smoothing is of the data's own labels alone. The images lie twice
+    on the device, once with the neighbours behind them.
     """
     task.require(name, retain=settings.retain, original=True)
     _check(task, neighbours, name, transferred)

@@ -22,16 +22,27 @@ def adversarial_neighbours(
     """The set D_A of a task: for each x of D_F the first iterate that the original model gives another label.
 
     In bytes, as training images are: the attack sees the nearest 8-bit image at each step, so that what it finds flips
-    as it is stored (`pgd`'s `quantize`); public code keeps floats. An example that is misclassified as it is stays as
-    it is, at distance 0. What does not flip within the largest radius is left out, and named in the set.
+    as it is stored (`pgd`'s `quantize`); public code keeps floats. Labels are what the task's reader says in the end.
+    An example that is misclassified as it is stays so, at distance 0. What does not flip within the largest radius is
+    left out, and named in the set.
     """
     task.require("amun", original=True)
-    attacked = PixelModel.of(task.reader, task.data)
+    attacked, reader = (PixelModel.of(model, task.data) for model in (task.attacked, task.reader))
     images, labels = np.asarray(task.images[jnp.asarray(task.forget)]), task.labels[task.forget]
     found = _search(attacked, task, images, labels, settings, on_progress)
     return make_stored(
-        found, images, task.forget, attacked, task.original, dtype="uint8", batch_size=settings.batch_size
+        found, images, task.forget, reader, task.original, dtype="uint8", batch_size=settings.batch_size
     )
+
+
+def compile_search(task: Task, settings: NeighboursConfig) -> None:
+    """Compile what the search of this task runs, for a batch and for the eighth of it in which the last ones go on."""
+    attacked, batch = PixelModel.of(task.attacked, task.data), settings.batch_size
+    norm = "linf" if settings.attack == "fgsm" else settings.norm
+    for size in dict.fromkeys((batch // 8 + 1, max(1, batch // 8))):
+        rows = task.forget[np.arange(size) % len(task.forget)]
+        images, labels = np.asarray(task.images[jnp.asarray(rows)]), task.labels[rows]
+        pgd(attacked, task.original, images, labels, norm=norm, epsilon=0.01, steps=1, batch_size=batch)
 
 
 def _search(

@@ -46,6 +46,8 @@ class Task:
     """variables of the trained model; None while it is being made"""
     query_model: Model | None = None
     """the network in float32, for what methods read off the original; None takes `model`"""
+    attack_model: Model | None = None
+    """the network in float32 by its fastest lowering, whose gradients attacks follow; None takes the reader"""
 
     def examples(self, label_smoothing: float = 0.0) -> Examples:
         """All N examples with their labels as targets and weight one."""
@@ -59,6 +61,11 @@ class Task:
     def reader(self) -> Model:
         """The network to read the original with."""
         return self.query_model or self.model
+
+    @property
+    def attacked(self) -> Model:
+        """The network whose gradients attacks follow; its logits may differ from the reader's by rounding."""
+        return self.attack_model or self.reader
 
     def original_logits(self, method: str) -> np.ndarray:
         """float32[N,C] of the original model on all images as they are; InputError, naming the method, without one."""

@@ -52,7 +52,7 @@ class Search:
         case = self._case
         for _ in range(count):
             found = pgd(
-                PixelModel(self._task.reader, (MEAN,), (STD,)),
+                PixelModel(self._task.attacked, (MEAN,), (STD,)),
                 self._task.original,
                 self._images,
                 self._labels,
@@ -71,7 +71,7 @@ class Search:
 
 def warm_up(task: Task, images: np.ndarray, labels: np.ndarray, batch: int) -> None:
     """Compiles an attack's program for both of its sizes: the batch, and the eighth of it in which the last go on."""
-    attacked = PixelModel.of(task.reader, task.data)
+    attacked = PixelModel.of(task.attacked, task.data)
     for size in dict.fromkeys((batch // 8 + 1, max(1, batch // 8))):
         rows = np.arange(size) % len(images)
         pgd(

@@ -59,6 +59,7 @@ def make_subject(file: str, width: int) -> Subject:
         data=data,
         seed=0,
         query_model=query_model,
+        attack_model=model,
     )
     return Subject(dataset, lowering, task)
 

@@ -1,18 +1,26 @@
 import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mu_jax.config import InputError, to_dict
+from mu_jax.adversarial.stored import variables_sha256
+from mu_jax.config import InputError
 from mu_jax.config.unlearning import PoolConfig, RequestsConfig, RobustConfig, StudyConfig
+from mu_jax.data.splits import splits_of_search
 from mu_jax.experiments import methods_models
 from mu_jax.experiments.methods_answers import load_answer
 from mu_jax.experiments.methods_setting import Case, prepare_methods
+from mu_jax.experiments.saved_models import load_model
 from mu_jax.experiments.unlearning_methods import run
+from mu_jax.training.checkpoints import Checkpoints
 from mu_jax.training.loop import DivergenceError
+from mu_jax.training.state import state_from_variables, variables_of
+from mu_jax.training.step import Recipe
 from mu_jax.unlearning.methods import METHODS
-from tiny_methods import CONFIG
+from tiny_methods import CONFIG, SHORT
 
 ALL = ["original", "retrain", "retrain_again", *CONFIG.names]
 # One forget set and the methods of one program, where a test is about the folder.
@@ -114,7 +122,7 @@ def test_the_neighbours_and_the_theorems_terms_are_there(finished):
     assert all(row["loss_unlearned"] == pytest.approx(row["loss_retrained_adversarial"]) for row in retrained)
 
 
-def test_requests_shrink_the_retained_set_and_start_from_the_last_model(finished):
+def test_requests_go_on_from_the_last_model(finished):
     workdir, results = finished
     rows = results["tables"]["requests"]
     assert [(row["kind"], row["request"], row["deleted"]) for row in rows] == [
@@ -122,17 +130,25 @@ def test_requests_shrink_the_retained_set_and_start_from_the_last_model(finished
     ]  # fmt: skip
     for row in rows:
         assert row["fr_minus_ft"] == pytest.approx(row["fr_auc"] - row["ft_auc"])
-    first, second = (
-        load_answer(workdir / "answers" / f"amun_adaptive_request_{number}.npz") for number in (1, 2)
+    # The first request finds both kinds at the original model; then one's neighbours are of the model that it left.
+    assert {**rows[0], "kind": ""} == {**rows[2], "kind": ""}
+    made_on, rows_of = {}, {}
+    for name in ("amun_request_1", "amun_request_2", "amun_adaptive_request_2"):
+        with np.load(workdir / "neighbours" / f"{name}.npz", allow_pickle=False) as stored:
+            made_on[name], rows_of[name] = str(stored["model_sha256"]), set(stored["index"].tolist())
+    setting, model = prepare_methods(CONFIG), load_model(workdir, "original")
+    assert made_on["amun_request_1"] == made_on["amun_request_2"] == variables_sha256(model.variables)
+    after = Checkpoints(workdir / "checkpoints" / "amun_request_1")
+    like = jax.eval_shape(
+        lambda: state_from_variables(
+            model.variables, Recipe.of(model.model, CONFIG.data, SHORT).make_optimizer()
+        )
     )
-    # Both kinds meet the first request alike; the adaptive one makes the second's neighbours on the first's model.
-    made_on = []
-    for kind in ("amun", "amun_adaptive"):
-        with np.load(workdir / "neighbours" / f"{kind}_request_2.npz") as stored:
-            made_on.append(str(stored["model_sha256"]))
-    assert made_on[0] != made_on[1]
-    assert second.weights_distance > 0
-    assert not np.array_equal(first.logits, second.logits)
+    left = variables_of(after.restore(after.latest_step(), like))
+    assert made_on["amun_adaptive_request_2"] == variables_sha256(left)
+    assert not rows_of["amun_request_1"] & rows_of["amun_request_2"]
+    searched = splits_of_search(setting.splits[0], CONFIG.seed).forget
+    assert not set(searched.tolist()) & (rows_of["amun_request_1"] | rows_of["amun_request_2"])
 
 
 def test_a_finished_run_is_not_repeated_and_another_config_is_refused(small, monkeypatch):
@@ -147,7 +163,7 @@ def test_a_finished_run_is_not_repeated_and_another_config_is_refused(small, mon
 
 
 def test_a_killed_run_goes_on_to_the_same_figures(small, tmp_path, monkeypatch):
-    _, results = small
+    undisturbed, results = small
     workdir = tmp_path / "run"
     carry_out_in = methods_models.carry_out_in
 
@@ -170,9 +186,11 @@ def test_a_killed_run_goes_on_to_the_same_figures(small, tmp_path, monkeypatch):
     resumed, _ = run(SMALL, workdir)
     # The original is read again, since methods start from it; what has its answers is not even read.
     assert made == ["original", "amun"]
-    for name, model in results["models"].items():
-        assert resumed["models"][name]["accuracy"] == model["accuracy"]
-        assert resumed["models"][name]["gap_to_retrain"] == model["gap_to_retrain"]
+    for name in results["models"]:
+        mine, theirs = (load_answer(at / "answers" / f"{name}.npz") for at in (workdir, undisturbed))
+        np.testing.assert_array_equal(mine.logits, theirs.logits)
+        np.testing.assert_array_equal(mine.neighbour_logits, theirs.neighbour_logits)
+        assert resumed["models"][name]["gap_to_retrain"] == results["models"][name]["gap_to_retrain"]
 
 
 def test_without_a_pool_the_gap_has_the_loss_attack(small):
@@ -231,5 +249,50 @@ def test_several_forget_sets_of_given_examples_are_refused():
         dataclasses.replace(CONFIG, forget=dataclasses.replace(CONFIG.forget, indices="some.npy"))
 
 
-def test_the_config_round_trips():
-    assert to_dict(CONFIG)["methods"]["amun_salun"]["saliency_share"] == 0.5
+def test_repeats_and_all_kinds_of_neighbours(tmp_path):
+    """Two base models, two runs each; sets by FGSM, and from another model, which is trained for it."""
+    config = dataclasses.replace(
+        SMALL, names=("amun_fgsm", "amun_transferred"), study=StudyConfig(base_models=2, runs=2)
+    )
+    results, _ = run(config, tmp_path / "run")
+    assert {name: model["n"] for name, model in results["models"].items()} == {
+        "original": 2, "retrain": 2, "retrain_again": 2, "amun_fgsm": 4, "amun_transferred": 4,
+    }  # fmt: skip
+    assert [(one["kind"], one["base"]) for one in results["neighbours"]] == [
+        ("fgsm", 0), ("transferred", 0), ("fgsm", 1), ("transferred", 1),
+    ]  # fmt: skip
+    assert [one["norm"] for one in results["neighbours"]] == ["linf", "l2"] * 2
+    runs = [row for row in results["tables"]["runs"] if row["model"] == "amun_fgsm"]
+    assert len({row["retain"] + row["test"] / 7 for row in runs}) > 1
+    # Without a set of its own there is nothing that the theorem speaks of.
+    assert results["tables"]["bound"] == []
+
+
+def test_weights_that_are_finite_and_say_nothing_count_as_diverged(tmp_path, monkeypatch):
+    carry_out_in = methods_models.carry_out_in
+
+    def overflowing(folder, plan, *rest):
+        trained = carry_out_in(folder, plan, *rest)
+        if plan.name != "finetune":
+            return trained
+        huge = jax.tree.map(lambda leaf: jnp.full_like(leaf, 3e38), trained.variables)
+        return dataclasses.replace(trained, variables=huge)
+
+    monkeypatch.setattr(methods_models, "carry_out_in", overflowing)
+    results, _ = run(SMALL, tmp_path / "run")
+    assert [row["method"] for row in results["tables"]["diverged"]] == ["finetune"]
+    assert "finetune" not in results["models"]
+
+
+def test_a_finished_pool_serves_another_run_and_one_of_other_data_is_refused(finished, tmp_path):
+    workdir, results = finished
+    given = dataclasses.replace(SMALL, names=("finetune",), pool=PoolConfig(folder=str(workdir / "pool")))
+    again, _ = run(given, tmp_path / "run")
+    assert not (tmp_path / "run" / "pool").exists()
+    first = next(row for row in results["tables"]["runs"] if row["model"] == "finetune")
+    (row,) = (row for row in again["tables"]["runs"] if row["model"] == "finetune")
+    assert row["ft_auc"] == pytest.approx(first["ft_auc"], abs=1e-6)
+    other = dataclasses.replace(given, seed=1)
+    with pytest.raises(InputError, match="examples that are not the data's"):
+        run(other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()

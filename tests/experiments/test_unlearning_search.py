@@ -25,11 +25,11 @@ from mu_jax.config import (
     from_config_dict,
 )
 from mu_jax.data.sources import load_dataset
-from mu_jax.data.splits import Splits, make_splits
+from mu_jax.data.splits import Splits, another_forget_set, make_splits, splits_of_search
 from mu_jax.experiments import registry, search_groups
 from mu_jax.experiments.search_answers import load_answer
 from mu_jax.experiments.search_grid import KNOBS, Candidate, grid
-from mu_jax.experiments.search_setting import own_splits, prepare_search
+from mu_jax.experiments.search_setting import prepare_search
 from mu_jax.experiments.unlearning_search import best_of, run
 from mu_jax.training.parallel import ParallelTrainer
 from mu_jax.unlearning.methods import METHODS
@@ -97,14 +97,27 @@ def test_the_scored_set_is_not_touched_and_its_examples_are_retained_ones(finish
 
 def test_where_half_or_more_is_scored_the_search_takes_what_is_left():
     scored = Splits(np.arange(3), np.arange(3, 10), np.arange(0), np.arange(10, 12))
-    own = own_splits(scored, 0)
+    own = splits_of_search(scored, 0)
     assert own.forget.tolist() == [0, 1, 2]
     assert own.retain.tolist() == list(range(3, 10))
     other = [
-        own_splits(dataclasses.replace(scored, retain=scored.forget, forget=scored.retain), s)
+        splits_of_search(dataclasses.replace(scored, retain=scored.forget, forget=scored.retain), s)
         for s in range(9)
     ]
     assert len({tuple(splits.forget) for splits in other}) > 3
+
+
+def test_further_forget_sets_of_a_study_leave_the_searchs_set_out():
+    scored = Splits(np.arange(10, 100), np.arange(10), np.arange(0), np.arange(100, 110))
+    own = splits_of_search(scored, 0).forget
+    others = [another_forget_set(scored, number, 0) for number in range(1, 30)]
+    for other in others:
+        assert len(other.forget) == 10
+        assert not np.isin(other.forget, own).any()
+        np.testing.assert_array_equal(np.union1d(other.retain, other.forget), np.arange(100))
+    assert len({tuple(other.forget) for other in others}) == 29
+    # They are drawn from the first set too: each is a forget set in its own right.
+    assert any(np.isin(other.forget, scored.forget).any() for other in others)
 
 
 def test_a_grid_has_each_run_once():

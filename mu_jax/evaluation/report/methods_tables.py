@@ -52,9 +52,18 @@ _TERMS = {
 
 
 def methods_by_gap(models: Mapping[str, Row]) -> list[str]:
-    """The methods, nearest to retraining first; the original and retrained models are none of them."""
+    """The methods, nearest to retraining first; the original and retrained models are none of them.
+
+    A method of which runs diverged comes after all others: the gap of those that did not is no gap of the method.
+    """
     names = [name for name in models if name not in REFERENCES]
-    return sorted(names, key=lambda name: _or_last(models[name].get("gap_to_retrain")))
+    return sorted(
+        names,
+        key=lambda name: (
+            bool(models[name].get("diverged")),
+            _or_last(models[name].get("gap_to_retrain")),
+        ),
+    )
 
 
 def in_order(models: Mapping[str, Row]) -> list[str]:
