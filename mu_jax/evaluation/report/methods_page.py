@@ -52,7 +52,7 @@ _FIGURES = {
         "Gap against time",
         "The best place is at the lower left: near to retraining, for little time. Right of the dashed line retraining "
         "itself would have been faster. The dotted tail of a point is what had to be made before training, as AMUN's "
-        "neighbours, together with compiling what makes them; compiling the training is not counted.",
+        "neighbours; compiling is not counted.",
     ),
     "requests": (
         "One request after another",
@@ -280,7 +280,7 @@ def _terms(results: Mapping) -> dict[str, str]:
         terms["Robust"] = "accuracy on test images under a PGD attack on this very model."
     terms["Time"] = (
         "seconds of training, and of what a method needs before its first step: AMUN's neighbours, SalUn's mask, "
-        "reading the original. Compiling what makes these is counted; compiling the training is not."
+        "reading the original. Compiling is not counted."
     )
     return terms
 
