@@ -246,16 +246,16 @@ def _smoke(config):
     # Chosen by configs/unlearning_search.py:smoke on a forget set of its own, but for random_labels and amun_salun,
     # which have those of their nearest kin; the others keep their published settings.
     config.methods.finetune.learning_rate = 0.03
-    rates = {
-        "salun": 0.01,
-        "random_labels": 0.01,
-        "gradient_ascent": 0.03,
-        "amun": 0.03,
-        "amun_salun": 0.03,
+    chosen = {
+        "gradient_ascent": (0.01, "constant"),
+        "random_labels": (0.01, "step"),
+        "salun": (0.01, "step"),
+        "amun": (0.03, "constant"),
+        "amun_salun": (0.03, "constant"),
     }
-    for method, rate in rates.items():
+    for method, (rate, schedule) in chosen.items():
         optimization = config.methods[method].optimization
-        optimization.learning_rate, optimization.schedule, optimization.step_epochs = rate, "step", 1.0
+        optimization.learning_rate, optimization.schedule, optimization.step_epochs = rate, schedule, 1.0
 
 
 def _optimization(method):

@@ -51,6 +51,21 @@ def test_the_variants_of_amun_are_valid_and_may_be_joined(variant):
     assert (config.requests.number == 5) == ("requests" in variant)
 
 
+@pytest.mark.parametrize("variant", ["", "half", "small", "smoke"])
+def test_settings_are_searched_for_the_very_original_that_methods_are_compared_on(variant):
+    both = {path.stem: path for path in CONFIGS}
+    compared, searched = (
+        from_config_dict(load(both[name], variant).to_dict()) for name in ("amun", "unlearning_search")
+    )
+    for key in ("seed", "data", "forget", "model", "train", "loop", "neighbours"):
+        assert getattr(compared, key) == getattr(searched, key)
+    assert compared.methods.gradient_ascent.retain == searched.methods.gradient_ascent.retain
+    for name in ("amun", "salun", "scrub"):
+        theirs, ours = (getattr(config.methods, name).optimization for config in (compared, searched))
+        for key in ("batch_size", "crop_padding", "flip", "momentum", "weight_decay"):
+            assert getattr(theirs, key) == getattr(ours, key)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_file_refuses_unknown_variants(path):
     with pytest.raises(InputError, match="did you mean 'smoke'"):

@@ -14,6 +14,7 @@ from mu_jax.evaluation.comparison import Behaviour, gap_to_retrain
 from mu_jax.evaluation.intervals import proportion_interval
 from mu_jax.evaluation.membership import evaluate_scores, evaluate_shuffle_splits
 from mu_jax.evaluation.report import ReportData
+from mu_jax.experiments.facts import data_facts, model_facts, parameter_count, split_sizes
 from mu_jax.experiments.run_folder import git_revision, versions
 from mu_jax.experiments.setting import Setting, Trained
 
@@ -62,29 +63,12 @@ def evaluate(
     for name, behaviour in behaviours.items():
         gap = gap_to_retrain(behaviour, behaviours["retrain"])
         models[name] |= {"gap_to_retrain": gap.gap, "gap_parts": dict(gap.parts)}
-    parameters = jax.tree.leaves(trained["original"].variables["params"])
     return {
         "experiment": config.experiment,
         "question": QUESTION,
         "seed": config.seed,
-        "data": {
-            "source": config.data.source,
-            "name": dataset.name,
-            "train": len(splits.retain) + len(splits.forget),
-            **{part: len(rows) for part, rows in parts.items()},
-            "validation": len(splits.validation),
-            "nonmembers": len(setting.nonmembers),
-            "classes": dataset.num_classes,
-            "image_shape": list(dataset.image_shape),
-            "label_noise": config.data.label_noise,
-        },
-        "model": {
-            "name": config.model.name,
-            "width": config.model.width,
-            "parameters": sum(array.size for array in parameters),
-            "compute_dtype": config.model.compute_dtype,
-            "convolution": setting.lowering,
-        },
+        "data": data_facts(setting) | split_sizes(splits) | {"nonmembers": len(setting.nonmembers)},
+        "model": model_facts(setting, parameter_count(trained["original"].variables)),
         "models": models,
         "tables": {},
         "environment": environment(),

@@ -15,6 +15,7 @@ from mu_jax.adversarial.robustness import robust_accuracy
 from mu_jax.adversarial.stored import StoredAdversarialSet, load, save
 from mu_jax.data.files import write_json
 from mu_jax.experiments.carried import carry_out_in
+from mu_jax.experiments.facts import parameter_count
 from mu_jax.experiments.methods_answers import Answer, load_answer, save_answer
 from mu_jax.experiments.methods_setting import RETRAINED, Case, MethodsSetting
 from mu_jax.experiments.progress import TrainingProgress
@@ -76,9 +77,7 @@ class MethodsWork:
             for forget_set in range(self.setting.config.study.forget_sets):
                 task = dataclasses.replace(self.setting.task(forget_set), original=trained.variables)
                 self._do_forget_set(dataclasses.replace(original, forget_set=forget_set), task, trained)
-        return dataclasses.replace(
-            self._made, parameters=sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
-        )
+        return dataclasses.replace(self._made, parameters=parameter_count(trained.variables))
 
     def carry_out(self, plan: Plan, task: Task) -> Trained:
         """A plan, from its newest checkpoint in the folder."""

@@ -6,16 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from mu_jax.attacks.loss import loss_scores
-from mu_jax.attacks.svc import FEATURES, svc_attack
-from mu_jax.evaluation.comparison import Behaviour, Gap, gap_to_retrain
-from mu_jax.evaluation.forget_aucs import ForgetAucs, forget_aucs
-from mu_jax.evaluation.roc import auc
+from mu_jax.attacks.svc import FEATURES
+from mu_jax.evaluation.comparison import Gap, gap_to_retrain
 from mu_jax.experiments.comparison_results import environment
+from mu_jax.experiments.facts import data_facts, model_facts, neighbours_facts, split_sizes
 from mu_jax.experiments.methods_answers import Answer
-from mu_jax.experiments.methods_models import Made, Neighbours
-from mu_jax.experiments.methods_pool import References, probability_of
-from mu_jax.experiments.methods_requests import Request
+from mu_jax.experiments.methods_judge import Found, Judged, judge
+from mu_jax.experiments.methods_models import Neighbours
 from mu_jax.experiments.methods_setting import Case, MethodsSetting
 from mu_jax.unlearning.amun_bound import bound_terms
 from mu_jax.unlearning.methods import METHODS
@@ -26,41 +23,10 @@ QUESTION = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """All that the experiment found."""
-
-    setting: MethodsSetting
-    made: Made
-    references: References | None
-    requests: list[Request]
-
-
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """One model's figures; fractions, None where a figure was not measured."""
-
-    accuracy: dict[str, float]
-    aucs: ForgetAucs | None
-    loss_auc: float
-    svc: dict[str, float]
-    robust_accuracy: float | None
-
-    @property
-    def behaviour(self) -> Behaviour:
-        """What the gap is taken of: RMIA where there is a pool, else the loss attack."""
-        return Behaviour(
-            unlearn_accuracy=self.accuracy["forget"],
-            retain_accuracy=self.accuracy["retain"],
-            test_accuracy=self.accuracy["test"],
-            forget_vs_test_auc=self.loss_auc if self.aucs is None else self.aucs.forget_vs_test,
-        )
-
-
 def results_of(found: Found) -> dict[str, Any]:
     """Everything that results.json says."""
     setting, made = found.setting, found.made
-    config, dataset, first = setting.config, setting.dataset, setting.splits[0]
+    config = setting.config
     judged = {case: _judge(found, case, answer) for case, answer in made.answers.items()}
     gaps = {
         case: gap_to_retrain(figures.behaviour, judged[_retrained(case)].behaviour)
@@ -73,26 +39,10 @@ def results_of(found: Found) -> dict[str, Any]:
         "experiment": config.experiment,
         "question": QUESTION,
         "seed": config.seed,
-        "data": {
-            "source": config.data.source,
-            "name": dataset.name,
-            "train": len(first.retain) + len(first.forget),
-            "retain": len(first.retain),
-            "forget": len(first.forget),
-            "test": len(first.test),
-            "validation": len(first.validation),
-            "nonmembers": len(setting.nonmembers),
-            "classes": dataset.num_classes,
-            "image_shape": list(dataset.image_shape),
-            "label_noise": config.data.label_noise,
-        },
-        "model": {
-            "name": config.model.name,
-            "width": config.model.width,
-            "parameters": made.parameters,
-            "compute_dtype": config.model.compute_dtype,
-            "convolution": setting.lowering,
-        },
+        "data": data_facts(setting)
+        | split_sizes(setting.splits[0])
+        | {"nonmembers": len(setting.nonmembers)},
+        "model": model_facts(setting, made.parameters),
         "study": {**vars(config.study), "retained_data": _uses_retained(setting)},
         "pool": references
         and {
@@ -131,40 +81,6 @@ def _uses_retained(setting: MethodsSetting) -> bool:
 def _judge(found: Found, case: Case, answer: Answer) -> Judged:
     splits = found.setting.splits[case.forget_set]
     return judge(found, answer, splits.retain, splits.forget)
-
-
-def judge(found: Found, answer: Answer, retain: np.ndarray, forget: np.ndarray) -> Judged:
-    """A model's figures for one forget set."""
-    setting = found.setting
-    config, labels = setting.config, setting.dataset.labels
-    rows = {"retain": retain, "forget": forget, "test": setting.splits[0].test}
-    correct = answer.logits.argmax(axis=1) == labels
-    scores = np.asarray(loss_scores(answer.logits, labels), np.float64)
-    unseen = setting.nonmembers
-    compared = np.concatenate([scores[forget], scores[unseen]])
-    aucs = None
-    references = found.references
-    if references is not None:
-        seen = references.rows
-        aucs = forget_aucs(
-            probability_of(config, answer.logits[seen], labels[seen]),
-            references.probability,
-            references.member,
-            retain=references.places(retain),
-            forget=references.places(forget),
-            test=references.places(unseen),
-            gamma=config.pool.gamma,
-            draws=config.pool.draws,
-            seed=config.seed,
-        )
-    svc = svc_attack(answer.logits, labels, retain=retain, forget=forget, test=unseen, seed=config.seed)
-    return Judged(
-        accuracy={part: float(correct[index].mean()) for part, index in rows.items()},
-        aucs=aucs,
-        loss_auc=float(auc(compared, np.arange(len(compared)) < len(forget))),
-        svc={name: attack.score for name, attack in svc.items()},
-        robust_accuracy=answer.robust_accuracy if np.isfinite(answer.robust_accuracy) else None,
-    )
 
 
 def _summary(
@@ -242,20 +158,11 @@ def _place(case: Case) -> dict[str, int]:
 
 
 def _describe(neighbours: Neighbours) -> dict[str, Any]:
-    stored = neighbours.stored
-    radius, count = np.unique(stored.epsilon[stored.epsilon > 0], return_counts=True)
     return {
         "kind": neighbours.kind,
         "base": neighbours.base,
         "forget_set": neighbours.forget_set,
-        "norm": stored.norm,
-        "examples": len(stored.images),
-        "not_flipped": stored.not_flipped.tolist(),
-        "flipped_back": stored.flipped_back.tolist(),
-        "misclassified": int((stored.epsilon == 0).sum()),
-        "epsilon": radius.astype(float).tolist(),
-        "count": count.tolist(),
-        "mean_distance": float(stored.distance.mean()),
+        **neighbours_facts(neighbours.stored),
         "seconds": neighbours.seconds,
     }
 

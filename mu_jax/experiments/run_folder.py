@@ -260,6 +260,14 @@ class RunFolder:
                 )
             time.sleep(poll)
 
+    def say_changed_versions(self, say: Callable[[str], None]) -> None:
+        """One line where packages are not those that began this run."""
+        if self.changed_versions:
+            say(
+                f"begun under other versions of {', '.join(self.changed_versions)}: the result may differ in bits from "
+                "that of an undisturbed run"
+            )
+
     def forget_config(self) -> None:
         """Leave a folder without work in it as if it had not been begun: for settings found to be impossible."""
         (self.path / "config.json").unlink(missing_ok=True)

@@ -60,17 +60,6 @@ def batches_of(grid: dict[str, list[Candidate]]) -> list[Batch]:
     return found
 
 
-class _Trainer(ParallelTrainer):
-    """A trainer that may take over what another one of the same recipe and shapes has compiled."""
-
-    def take_over(self, compiled: dict[str, Any]) -> None:
-        self._compiled = compiled
-
-    @property
-    def compiled(self) -> dict[str, Any]:
-        return self._compiled
-
-
 class SearchGroups:
     """The groups of a search in one open folder; what a killed run finished is read."""
 
@@ -185,7 +174,7 @@ class SearchGroups:
             found[candidate] = dataclasses.replace(made[key], optimization=optimization)
         return found
 
-    def _trainer(self, plan: Plan, run: TrainingRun, runs: int) -> _Trainer:
+    def _trainer(self, plan: Plan, run: TrainingRun, runs: int) -> ParallelTrainer:
         """A compiled trainer: of groups as wide as those that were begun, else as wide as `runs` runs want them."""
         key, recorded = program_key(plan, run), read_json(self._plan) or {}
         make = functools.partial(self._make, plan, run)
@@ -205,8 +194,8 @@ class SearchGroups:
         self._compiled[key] = trainer.compiled
         return trainer
 
-    def _make(self, plan: Plan, run: TrainingRun, placement: Placement) -> _Trainer:
-        return _Trainer(
+    def _make(self, plan: Plan, run: TrainingRun, placement: Placement) -> ParallelTrainer:
+        return ParallelTrainer(
             run.recipe,
             plan.examples,
             placement,

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from mu_jax.adversarial.stored import StoredAdversarialSet
@@ -14,6 +13,7 @@ from mu_jax.evaluation.intervals import proportion_interval
 from mu_jax.evaluation.membership import evaluate_scores
 from mu_jax.evaluation.roc import auc
 from mu_jax.experiments.comparison_results import environment
+from mu_jax.experiments.facts import data_facts, model_facts, neighbours_facts, parameter_count, split_sizes
 from mu_jax.experiments.search_answers import GroupAnswer
 from mu_jax.experiments.search_grid import KNOBS, Candidate
 from mu_jax.experiments.search_setting import SearchSetting
@@ -59,7 +59,7 @@ class _Judged:
 def results_of(searched: Searched) -> dict[str, Any]:
     """Everything that results.json says."""
     setting = searched.setting
-    config, dataset, splits = setting.config, setting.dataset, setting.splits
+    config, splits = setting.config, setting.splits
     judged = {name: _judge(setting, loss, hits) for name, (_, loss, hits) in searched.references.items()}
     retrain = judged["retrain"].behaviour
     models = {
@@ -97,32 +97,13 @@ def results_of(searched: Searched) -> dict[str, Any]:
             seconds, samples = float(answer.seconds[place]), int(answer.trained_samples[place])
             models[method] = _model(setting, *tried[chosen], seconds, samples)
             best[method]["gap"] = tried[chosen][1].gap
-    parameters = jax.tree.leaves(searched.references["original"][0].variables["params"])
     return {
         "experiment": config.experiment,
         "question": QUESTION,
         "seed": config.seed,
-        "data": {
-            "source": config.data.source,
-            "name": dataset.name,
-            "train": len(splits.retain) + len(splits.forget),
-            "retain": len(splits.retain),
-            "forget": len(splits.forget),
-            "test": len(splits.test),
-            "validation": len(splits.validation),
-            "to_be_scored": len(setting.scored.forget),
-            "classes": dataset.num_classes,
-            "image_shape": list(dataset.image_shape),
-            "label_noise": config.data.label_noise,
-        },
-        "model": {
-            "name": config.model.name,
-            "width": config.model.width,
-            "parameters": sum(array.size for array in parameters),
-            "compute_dtype": config.model.compute_dtype,
-            "convolution": setting.lowering,
-            "convolution_side_by_side": setting.group_lowering,
-        },
+        "data": data_facts(setting) | split_sizes(splits) | {"to_be_scored": len(setting.scored.forget)},
+        "model": model_facts(setting, parameter_count(searched.references["original"][0].variables))
+        | {"convolution_side_by_side": setting.group_lowering},
         "search": {
             "settings": len(rows),
             "groups": len(searched.answers),
@@ -135,7 +116,9 @@ def results_of(searched: Searched) -> dict[str, Any]:
         },
         "models": models,
         "best": best,
-        "neighbours": [_neighbours_row(kind, stored) for kind, stored in searched.neighbours.items()],
+        "neighbours": [
+            {"kind": kind} | neighbours_facts(stored) for kind, stored in searched.neighbours.items()
+        ],
         "tables": {"search": rows},
         "environment": environment(),
     }
@@ -241,14 +224,3 @@ def _shared(grid: Mapping[str, Any]) -> dict[str, list[str]]:
     for method in grid:
         readers.setdefault(METHODS[method].settings, []).append(method)
     return {where: methods for where, methods in readers.items() if len(methods) > 1}
-
-
-def _neighbours_row(kind: str, stored: StoredAdversarialSet) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "examples": len(stored.images),
-        "not_flipped": stored.not_flipped.tolist(),
-        "flipped_back": stored.flipped_back.tolist(),
-        "misclassified": int((stored.distance == 0).sum()),
-        "mean_distance": float(stored.distance.mean()),
-    }

@@ -21,10 +21,11 @@ from mu_jax.data.splits import draw_validation, read_indices
 from mu_jax.evaluation.report.sisa_delete_page import write_sisa_delete_report
 from mu_jax.experiments.comparison_results import environment
 from mu_jax.experiments.devices import one_cpu_device_a_core
+from mu_jax.experiments.facts import data_facts, model_facts, parameter_count
 from mu_jax.experiments.progress import LiveProgress, TrainingProgress
 from mu_jax.experiments.run_folder import RunFolder, read_config
 from mu_jax.experiments.sisa_images import check_images, note_images
-from mu_jax.experiments.sisa_results import accuracies, data_facts, model_facts
+from mu_jax.experiments.sisa_results import accuracies
 from mu_jax.experiments.sisa_setting import SisaSetting, prepare_sisa
 from mu_jax.training.parallel import ParallelTrainer
 from mu_jax.unlearning.sisa.cost import expected_cost
@@ -236,7 +237,7 @@ def _results(
         "data": data_facts(setting)
         | {"train": len(dataset.y_train), "retain": len(left.examples), "test": len(test)}
         | {"forget": len(sisa.deleted())},
-        "model": model_facts(setting, variables),
+        "model": model_facts(setting, parameter_count(variables)),
         "sisa": setting.facts(trainer.placement, left)
         | {"emptied_shards": [s for s, sizes in enumerate(left.sizes) if not sizes.sum()]},
         "models": {

@@ -71,11 +71,7 @@ def run(
         ensemble_folder = RunFolder(
             folder.path / "sisa", to_dict(deletion_config(config)), inputs=inputs, overrides={}
         )
-        if folder.changed_versions:
-            shown.say(
-                f"begun under other versions of {', '.join(folder.changed_versions)}: the result may differ in bits "
-                "from that of an undisturbed run"
-            )
+        folder.say_changed_versions(shown.say)
         stack.enter_context(ensemble_folder)
         work = Work(setting, splits, shadow_rows, folder.path, shown.say)
         found = work.do(nonmembers)

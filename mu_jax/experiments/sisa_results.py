@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from mu_jax.attacks.posterior import largest_posterior
@@ -15,6 +14,7 @@ from mu_jax.evaluation.comparison import Behaviour, gap_to_retrain
 from mu_jax.evaluation.intervals import proportion_interval
 from mu_jax.evaluation.report.sisa_data import SisaReportData
 from mu_jax.experiments.comparison_results import environment
+from mu_jax.experiments.facts import data_facts, model_facts, parameter_count, split_sizes
 from mu_jax.experiments.sisa_answers import Answers
 from mu_jax.experiments.sisa_attacks import Adversaries, Shadow, attack_posteriors, fit_adversaries
 from mu_jax.experiments.sisa_setting import SisaSetting
@@ -88,15 +88,13 @@ def results_of(found: Found) -> dict[str, Any]:
         "question": QUESTION,
         "seed": config.seed,
         "data": data_facts(setting)
-        | {part: len(rows) for part, rows in parts.items()}
+        | split_sizes(splits)
         | {
-            "train": len(splits.retain) + len(splits.forget),
-            "validation": len(splits.validation),
             "nonmembers": len(found.nonmembers),
             "shadow_members": len(found.shadow_rows[0]),
             "shadow_nonmembers": len(found.shadow_rows[1]),
         },
-        "model": model_facts(setting, variables),
+        "model": model_facts(setting, parameter_count(variables)),
         "sisa": setting.facts(found.placement, found.sharding) | {"compile_seconds": found.compile_seconds},
         "models": models,
         "tables": {
@@ -110,30 +108,6 @@ def results_of(found: Found) -> dict[str, Any]:
             for key in ("request", "trained_samples", "examples_retrained", "seconds", "removed")
         },
         "environment": environment(),
-    }
-
-
-def data_facts(setting: SisaSetting) -> dict[str, Any]:
-    """Of `results.json`, what does not depend on a split."""
-    config, dataset = setting.config, setting.dataset
-    return {
-        "source": config.data.source,
-        "name": dataset.name,
-        "classes": dataset.num_classes,
-        "image_shape": list(dataset.image_shape),
-        "label_noise": config.data.label_noise,
-    }
-
-
-def model_facts(setting: SisaSetting, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Of `results.json`: the architecture of each shard's model."""
-    model = setting.config.model
-    return {
-        "name": model.name,
-        "width": model.width,
-        "parameters": sum(np.size(array) for array in jax.tree.leaves(variables["params"])),
-        "compute_dtype": model.compute_dtype,
-        "convolution": setting.lowering,
     }
 
 

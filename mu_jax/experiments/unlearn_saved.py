@@ -60,11 +60,7 @@ def run(
         overrides=overrides or {},
     )
     with folder, progress or TrainingProgress() as shown:
-        if folder.changed_versions:
-            shown.say(
-                f"begun under other versions of {', '.join(folder.changed_versions)}: the result may differ in bits "
-                "from that of an undisturbed run"
-            )
+        folder.say_changed_versions(shown.say)
         stored, plan, preparation = _prepare_plan(setting, folder, shown)
         setting.splits.save(folder.path / "splits.npz")
         trained = carry_out_in(folder, plan, setting.task, config.loop.chunk_steps, shown)

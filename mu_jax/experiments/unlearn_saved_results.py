@@ -5,13 +5,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from mu_jax.adversarial.stored import StoredAdversarialSet, variables_sha256
 from mu_jax.evaluation.intervals import proportion_interval
 from mu_jax.evaluation.report.saved_page import before_and_after
 from mu_jax.experiments.comparison_results import attack, environment
+from mu_jax.experiments.facts import data_facts, model_facts, neighbours_facts, parameter_count, split_sizes
 from mu_jax.experiments.setting import Trained
 from mu_jax.experiments.sweep_table import Summary
 from mu_jax.experiments.unlearn_saved_setting import SavedSetting
@@ -40,7 +40,7 @@ def evaluate_saved(
     setting: SavedSetting, unlearned: Unlearned, logits: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Everything that results.json says; `logits` are of `original` and of the method's model."""
-    config, dataset, splits = setting.config, setting.dataset, setting.splits
+    config, splits = setting.config, setting.splits
     parts = {"retain": splits.retain, "forget": splits.forget, "test": splits.test}
     if len(splits.validation):
         parts["validation"] = splits.validation
@@ -64,26 +64,14 @@ def evaluate_saved(
             "sha256": variables_sha256(setting.original),
         },
         "method": config.method,
-        "data": {
-            "source": config.data.source,
-            "name": dataset.name,
-            "train": len(splits.retain) + len(splits.forget),
-            **{part: len(rows) for part, rows in parts.items()},
-            "validation": len(splits.validation),
+        "data": data_facts(setting)
+        | split_sizes(splits)
+        | {
             "deleted_before": len(setting.deleted),
             "nonmembers": len(setting.nonmembers),
-            "classes": dataset.num_classes,
-            "image_shape": list(dataset.image_shape),
-            "label_noise": config.data.label_noise,
             "seed": setting.data_seed,
         },
-        "model": {
-            "name": config.model.name,
-            "width": config.model.width,
-            "parameters": sum(leaf.size for leaf in jax.tree.leaves(setting.original["params"])),
-            "compute_dtype": config.model.compute_dtype,
-            "convolution": setting.lowering,
-        },
+        "model": model_facts(setting, parameter_count(setting.original)),
         "models": models,
         "neighbours": [] if stored is None else [_describe(setting, stored)],
         "tables": {},
@@ -115,19 +103,8 @@ def _costs_of_original(setting: SavedSetting) -> dict[str, Any]:
 
 
 def _describe(setting: SavedSetting, stored: StoredAdversarialSet) -> dict[str, Any]:
-    radius, count = np.unique(stored.epsilon[stored.epsilon > 0], return_counts=True)
-    return {
-        "ready": setting.ready is not None,
-        "norm": stored.norm,
-        "model_sha256": stored.model_sha256,
-        "examples": len(stored.images),
-        "not_flipped": stored.not_flipped.tolist(),
-        "flipped_back": stored.flipped_back.tolist(),
-        "misclassified": int((stored.epsilon == 0).sum()),
-        "epsilon": radius.astype(float).tolist(),
-        "count": count.tolist(),
-        "mean_distance": float(stored.distance.mean()),
-    }
+    of_model = {"ready": setting.ready is not None, "model_sha256": stored.model_sha256}
+    return of_model | neighbours_facts(stored)
 
 
 def left_out_line(not_flipped: Sequence[int], flipped_back: Sequence[int]) -> str:

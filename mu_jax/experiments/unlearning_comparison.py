@@ -47,11 +47,7 @@ def run(
         overrides=overrides or {},
     )
     with folder, progress or TrainingProgress() as shown:
-        if folder.changed_versions:
-            shown.say(
-                f"begun under other versions of {', '.join(folder.changed_versions)}: the result may differ in bits "
-                "from that of an undisturbed run"
-            )
+        folder.say_changed_versions(shown.say)
         setting.splits.save(folder.path / "splits.npz")
         trained = train_models(setting, folder, shown)
         shown.say("querying and attacking the models")

@@ -17,10 +17,11 @@ from mu_jax.data.files import write_json
 from mu_jax.evaluation.report.methods_data import MethodsReportData, NeighbourPair
 from mu_jax.evaluation.report.methods_page import write_methods_report
 from mu_jax.experiments.devices import one_cpu_device_a_core
+from mu_jax.experiments.methods_judge import Found
 from mu_jax.experiments.methods_models import MethodsWork
 from mu_jax.experiments.methods_pool import given_pool, make_references
 from mu_jax.experiments.methods_requests import meet_requests
-from mu_jax.experiments.methods_results import Found, results_of
+from mu_jax.experiments.methods_results import results_of
 from mu_jax.experiments.methods_setting import prepare_methods
 from mu_jax.experiments.progress import TrainingProgress
 from mu_jax.experiments.run_folder import RunFolder, finished_results
@@ -61,11 +62,7 @@ def run(
             splits.save(folder.path / ("splits.npz" if number == 0 else f"splits_{number}.npz"))
         references = make_references(setting, pool, folder.path / "pool", pool_progress or SweepProgress())
         with progress or TrainingProgress() as shown:
-            if folder.changed_versions:
-                shown.say(
-                    f"begun under other versions of {', '.join(folder.changed_versions)}: the result may differ in "
-                    "bits from that of an undisturbed run"
-                )
+            folder.say_changed_versions(shown.say)
             work = MethodsWork(setting, folder, shown)
             made = work.do()
             requests = meet_requests(work)

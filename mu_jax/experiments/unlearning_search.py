@@ -105,11 +105,7 @@ class _Search:
         setting.splits.save(self.folder.path / "splits.npz")
         task = setting.task
         with TrainingProgress(self.console) as shown:
-            if self.folder.changed_versions:
-                shown.say(
-                    f"begun under other versions of {', '.join(self.folder.changed_versions)}: the result may differ "
-                    "in bits from that of an undisturbed run"
-                )
+            self.folder.say_changed_versions(shown.say)
             trained = {"original": self._carry_out(setting.original_plan(), shown)}
             task = dataclasses.replace(task, original=trained["original"].variables)
             for name in REFERENCES[1:]:

@@ -158,6 +158,15 @@ class ParallelTrainer:
             self._compiled[name] = programs[name].lower(*arguments).compile(compiler_options=options)
         self.compile_seconds = time.perf_counter() - began
 
+    @property
+    def compiled(self) -> dict[str, Any]:
+        """The compiled programs, for another trainer's `take_over`; empty before `compile`."""
+        return self._compiled
+
+    def take_over(self, compiled: dict[str, Any]) -> None:
+        """Run what a trainer of the same recipe, placement and shapes has compiled, in place of compiling."""
+        self._compiled = compiled
+
     def bytes_per_device(self) -> int:
         """Of the hungriest program, with its arguments and results; 0 where the backend does not tell."""
         self.compile()
