@@ -78,6 +78,8 @@ class ModelConfig:
     halve_shortcut: bool = False
     """ResNet only: blocks with a projection shortcut halve the sum of both branches before the ReLU, as AMUN and
     FastClip do."""
+    norm: str = "batch"
+    """ResNet only: `batch`, or `none`, where convolutions have biases instead."""
     compute_dtype: str = "float32"
     """`float32` or `bfloat16`; parameters and the signals that attacks read are float32 either way."""
     convolution: str = "auto"
@@ -86,6 +88,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         one_of("model.name", self.name, ("resnet18", "cnn", "mlp"))
         require(self.width >= 1, "model.width", self.width, "a positive number")
+        one_of("model.norm", self.norm, ("batch", "none"))
         one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         one_of("model.convolution", self.convolution, ("auto", "xla", "patches", "winograd"))
 

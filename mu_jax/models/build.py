@@ -38,7 +38,13 @@ def build_model(
 
     if config.name == "resnet18":
         return resnet18_model(
-            config.width, num_classes, image_shape, config.halve_shortcut, convolution, compute_dtype
+            config.width,
+            num_classes,
+            image_shape,
+            config.halve_shortcut,
+            convolution,
+            compute_dtype,
+            config.norm,
         )
     if config.name == "cnn":
         return cnn_model(config.width, num_classes, image_shape, convolution, compute_dtype)

@@ -96,6 +96,15 @@ def batch_norm(*, train: bool, lowering: str, dtype: Any, name: str) -> nn.Batch
     )
 
 
+def norm_or_nothing(
+    norm: str, *, train: bool, lowering: str, dtype: Any, name: str
+) -> Callable[[Array], Array]:
+    """`batch`: the batch-norm above; `none`: the identity, which makes no parameters."""
+    if norm == "none":
+        return lambda x: x
+    return batch_norm(train=train, lowering=lowering, dtype=dtype, name=name)
+
+
 def max_pool_2x2(x: Float[Array, "_ H W _"]) -> Float[Array, "_ Ho Wo _"]:
     """The largest of each 2×2 window, ⌊H/2⌋×⌊W/2⌋ in either layout; an odd last row or column is dropped.
 

@@ -1,5 +1,6 @@
 """The functional face of every network: a pair of pure functions, free of flax's own conventions."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from mu_jax.config import InputError
+from mu_jax.models.affine import AffineLayer, affine_layers
 
 Variables = Mapping[str, Any]
 """`{"params": ..., "batch_stats": ...}`, nested dicts of float32 arrays; `batch_stats` is `{}` without
@@ -23,11 +25,12 @@ class Model(NamedTuple):
     `init(key) -> variables` draws the weights. `apply(variables, images[B,H,W,D], *, train) -> (logits[B,C],
     batch_stats)` takes normalised float images and gives float32 logits; with `train=True` batch-norm uses
     the batch's own statistics and the running ones come back updated, with `train=False` they are used and
-    come back as they were.
+    come back as they were. `layers()` are its convolutions and dense layers, in the order of the call.
     """
 
     init: Callable[[PRNGKeyArray], dict[str, Any]]
     apply: Callable[..., tuple[Array, Any]]
+    layers: Callable[[], tuple[AffineLayer, ...]] = tuple
 
 
 def check_image_shape(image_shape: tuple[int, int, int], smallest: int, architecture: str) -> None:
@@ -63,7 +66,8 @@ def from_module(module: nn.Module, image_shape: tuple[int, int, int]) -> Model:
         logits, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, updated.get("batch_stats", {})
 
-    return Model(init, apply)
+    # Only those who ask for the layers pay for the abstract call.
+    return Model(init, apply, functools.cache(lambda: affine_layers(module, image_shape)))
 
 
 def _check_images(images: Array | np.ndarray, image_shape: tuple[int, int, int]) -> None:

@@ -38,6 +38,8 @@ class TrainingRun:
     optimization: OptimizationConfig
     recipe: Recipe
     gradient_mask: PyTree = None
+    extra: PyTree = dataclasses.field(default_factory=dict)
+    """arrays, what the recipe's `post_step` starts from; the run's initial state holds them"""
 
     @property
     def steps(self) -> int:

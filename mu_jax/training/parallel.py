@@ -89,11 +89,13 @@ class ParallelTrainer:
         from_variables: bool = False,
         from_states: bool = False,
         gradient_mask: PyTree = None,
+        extra: PyTree = None,
     ) -> None:
         """Puts a copy of `examples` and `query_data` on each device (one, where they share an array).
 
         Models start from fresh weights, or, with `from_variables`, from those that `train` is given, or, with
-        `from_states`, from whole states, optimizer and all. A gradient mask is one for all runs.
+        `from_states`, from whole states, optimizer and all. A gradient mask is one for all runs. `extra` is that of any
+        run, for its shapes; each run brings its own.
         """
         self.recipe, self.placement = recipe, placement
         self.batch_size, self.chunk_steps = batch_size, chunk_steps
@@ -106,6 +108,7 @@ class ParallelTrainer:
             id(leaf): jax.device_put(leaf, everywhere) for leaf in jax.tree.leaves((examples, query_data))
         }
         self.gradient_mask = gradient_mask
+        self._extra = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, {} if extra is None else extra))
         self._mask = jax.device_put(gradient_mask, everywhere)
         self._examples, self._query_data = jax.tree.map(lambda leaf: placed[id(leaf)], (examples, query_data))
         self.programs = make_programs(recipe, placement.mapping, mesh, query_fn)
@@ -124,17 +127,20 @@ class ParallelTrainer:
             )
 
         key = jax.eval_shape(lambda: jax.random.key(0))
-        state = jax.eval_shape(lambda key: initial_state(model, optimizer, key), key)
+        state = jax.eval_shape(
+            lambda key, extra: initial_state(model, optimizer, key, extra), key, self._extra
+        )
         scalar, whole = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
         row = jax.ShapeDtypeStruct((self.chunk_steps,), jnp.float32)
         index = jax.ShapeDtypeStruct((self.chunk_steps, self.batch_size), jnp.int32)
         slots = spread(Slot(state, whole))
         inputs = spread(ChunkInputs(index, row, row))
         hyperparameters = spread(Hyperparameters(*([scalar] * len(Hyperparameters._fields))))
+        extra = spread(self._extra)
         return {
-            "start": (
-                spread(state if self.from_states else variables_of(state) if self.from_variables else key),
-            ),
+            "start": (spread(state),)
+            if self.from_states
+            else (spread(variables_of(state) if self.from_variables else key), extra),
             "chunk": (slots, inputs, spread(whole), spread(key), hyperparameters, self._examples, self._mask),
             "finish": (slots, self._query_data),
         }
@@ -218,8 +224,9 @@ class ParallelTrainer:
         given = variables if states is None else states
         if given is not None:
             given = [given[i] if i < len(runs) else given[0] for i in run_of_slot]
-            start = self._put(jax.tree.map(lambda *leaves: np.stack(list(map(np.asarray, leaves))), *given))
-        slots = self._compiled["start"](start)
+            start = self._put(_stacked(given))
+        extra = () if self.from_states else (self._put(_stacked([run.extra for run in filled])),)
+        slots = self._compiled["start"](start, *extra)
         scalars = [[getattr(run.optimization, name) for run in filled] for name in Hyperparameters._fields]
         hyperparameters = self._put(Hyperparameters(*np.array(scalars, np.float32)))
 
@@ -292,7 +299,17 @@ class ParallelTrainer:
                     f"The run {run.name!r} has another gradient mask than the trainer, but a group shares one; make a "
                     "trainer for each."
                 )
+            shapes = jax.eval_shape(lambda extra: jax.tree.map(jnp.asarray, extra), run.extra)
+            if shapes != self._extra and not self.from_states:
+                raise ValueError(
+                    f"The run {run.name!r} has an extra of {shapes}, but the trainer expects {self._extra}; make the "
+                    "trainer with the extra of one of its runs."
+                )
             if len(run.index) == 0:
                 raise ValueError(
                     f"The run {run.name!r} has no example, but expected at least one; give it some."
                 )
+
+
+def _stacked(trees: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: np.stack(list(map(np.asarray, leaves))), *trees)

@@ -39,9 +39,9 @@ class Programs:
     """Compiled lazily; W slots in, W slots out, split over the mesh."""
 
     start: Callable[..., Slot]
-    """(key[W]) -> Slot[W], with fresh weights"""
+    """(key[W], extra[W]) -> Slot[W], with fresh weights"""
     adopt: Callable[..., Slot]
-    """(variables[W]) -> Slot[W], with a fresh optimizer"""
+    """(variables[W], extra[W]) -> Slot[W], with a fresh optimizer"""
     resume: Callable[..., Slot]
     """(TrainState[W]) -> Slot[W]"""
     chunk: Callable[..., tuple[Slot, dict[str, Array]]]
@@ -62,11 +62,11 @@ def make_programs(recipe: Recipe, mapping: str, mesh: Mesh, query_fn: QueryFn | 
     def new(state: TrainState) -> Slot:
         return Slot(state, jnp.full((), -1, jnp.int32))
 
-    def fresh(key: jax.Array) -> Slot:
-        return new(initial_state(recipe.model, optimizer, key))
+    def fresh(key: jax.Array, extra: PyTree) -> Slot:
+        return new(initial_state(recipe.model, optimizer, key, extra))
 
-    def adopted(variables: PyTree) -> Slot:
-        return new(state_from_variables(variables, optimizer))
+    def adopted(variables: PyTree, extra: PyTree) -> Slot:
+        return new(state_from_variables(variables, optimizer, extra))
 
     def advance(slots, inputs, counts, keys, hyperparameters, examples, gradient_mask):
         # A diverged model has no steps left. Under vmap the loop's length must be common to all models, or each step

@@ -25,23 +25,27 @@ class TrainState(flax.struct.PyTreeNode):
     """What a `post_step` carries along (the singular vectors of FastClip, say); `{}` where nothing does."""
 
 
-def initial_state(model: Model, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
-    """Fresh weights, drawn by `key`."""
-    return state_from_variables(model.init(key), optimizer)
+def initial_state(
+    model: Model, optimizer: optax.GradientTransformation, key: jax.Array, extra: PyTree = None
+) -> TrainState:
+    """Fresh weights, drawn by `key`; `extra` is what a `post_step` starts from."""
+    return state_from_variables(model.init(key), optimizer, extra)
 
 
-def state_from_variables(variables: PyTree, optimizer: optax.GradientTransformation) -> TrainState:
+def state_from_variables(
+    variables: PyTree, optimizer: optax.GradientTransformation, extra: PyTree = None
+) -> TrainState:
     """Given weights `{"params", "batch_stats"}`, with a fresh optimizer and step count.
 
     The arrays are copied: training donates its state, and donated arrays can be read no more.
     """
-    variables = jax.tree.map(jnp.array, variables)
+    variables, extra = jax.tree.map(jnp.array, (variables, {} if extra is None else extra))
     return TrainState(
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
         step=jnp.zeros((), jnp.int32),
-        extra={},
+        extra=extra,
     )
 
 

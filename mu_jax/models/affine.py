@@ -1,0 +1,83 @@
+"""The affine layers of a network: convolutions and dense layers, each with the shape it sees."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mu_jax.models.layers import Convolution, Linear
+from mu_jax.ops import layout_of
+
+
+@dataclasses.dataclass(frozen=True)
+class AffineLayer:
+    """What of a layer, besides its weights, makes it the linear map that it is (plus a bias)."""
+
+    path: tuple[str, ...]
+    """where in `params` its kernel lies"""
+    kind: str
+    """`conv` or `dense`"""
+    input_shape: tuple[int, ...]
+    """of one example: (H, W, D) or (D,)"""
+    output_shape: tuple[int, ...]
+    """of one example: (H', W', E) or (E,)"""
+    kernel_shape: tuple[int, ...]
+    """(h, w, D, E) or (D, E)"""
+    stride: int = 1
+    padding: int = 0
+    norm: tuple[str, ...] | None = None
+    """where in `params` and `batch_stats` the batch-norm lies that its output goes through; None: through none"""
+
+    @property
+    def name(self) -> str:
+        """`stage1_block0/conv1`, say."""
+        return "/".join(self.path)
+
+    @property
+    def shape(self) -> tuple:
+        """All that two layers must share to be computed together."""
+        return (self.kind, self.input_shape, self.kernel_shape, self.stride, self.padding)
+
+
+def affine_layers(module: nn.Module, image_shape: tuple[int, int, int]) -> tuple[AffineLayer, ...]:
+    """Those of a network that is called as `module(images[B,H,W,D], train=...)`, in the order in which it calls them.
+
+    They are found by watching one abstract call. A batch-norm belongs to the layer whose very output it is given.
+    """
+    found: list[AffineLayer] = []
+    # The outputs are kept, so that no later array can take the identity of one that is gone.
+    outputs: list[Any] = []
+
+    def watch(call: Any, arguments: tuple, keywords: dict, context: nn.module.InterceptorContext) -> Any:
+        result = call(*arguments, **keywords)
+        layer = context.module
+        if context.method_name != "__call__":
+            return result
+        if isinstance(layer, Convolution | Linear):
+            found.append(_describe(layer, arguments[0], result))
+            outputs.append(result)
+        elif isinstance(layer, nn.BatchNorm):
+            for i, output in enumerate(outputs):
+                if output is arguments[0]:
+                    found[i] = dataclasses.replace(found[i], norm=layer.path)
+        return result
+
+    with nn.intercept_methods(watch):
+        jax.eval_shape(
+            lambda key: module.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
+        )
+    return tuple(found)
+
+
+def _describe(layer: Convolution | Linear, x: Any, y: Any) -> AffineLayer:
+    if isinstance(layer, Linear):
+        return AffineLayer(layer.path, "dense", x.shape[1:], y.shape[1:], (x.shape[-1], y.shape[-1]))
+    channels = layout_of(layer.lowering).channels
+
+    def of_one(image: Any) -> tuple[int, int, int]:
+        return (image.shape[1], image.shape[2], image.shape[channels])
+
+    kernel_shape = (layer.size, layer.size, x.shape[channels], layer.features)
+    return AffineLayer(layer.path, "conv", of_one(x), of_one(y), kernel_shape, layer.stride, layer.padding)

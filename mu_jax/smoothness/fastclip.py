@@ -1,0 +1,367 @@
+"""The largest singular values of affine maps, and their clipping: FastClip's numerics, for any layer.
+
+Ebrahimpour-Boroojeny, Telgarsky and Sundaram, "Spectrum Extraction and Clipping for Implicitly Linear Layers", AISTATS
+2024. A map is given as a function; its transpose comes from the function's own vjp, so that stride, padding, dilation
+and a batch-norm behind it need no case of their own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+
+from mu_jax.config import InputError
+
+LinearFn = Callable[[Array], Array]
+"""One array of `input_shape`, without a batch axis, to an array."""
+KernelFn = Callable[[Array, Array], Array]
+"""(kernel, one array of `input_shape`) to an array; linear in the kernel and in the array."""
+
+DEGREE = 8
+"""Of the polynomial that a round of `leading_singular_values` applies."""
+SPARE = 4
+"""Vectors beyond the k asked for: the first that is not in the block sets the speed of convergence."""
+
+
+class Spectrum(NamedTuple):
+    """The k largest singular values of a map, in falling order."""
+
+    values: Float[Array, "k"]
+    vectors: Float[Array, "k ..."]
+    """right singular vectors, [k, *input_shape], orthonormal"""
+    error: Float[Array, "k"]
+    """estimated relative error of each value; 0 where the value is"""
+    rounds: Int[Array, ""]
+    """until all errors were below the tolerance, or at the limit"""
+
+
+def leading_singular_values(
+    linear_fn: LinearFn,
+    input_shape: tuple[int, ...],
+    *,
+    k: int = 1,
+    tolerance: float = 1e-6,
+    max_rounds: int = 60,
+    start: Float[Array, "m ..."] | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Spectrum:
+    """The k largest singular values of x ↦ f(x) − f(0), by block power iteration, pure and for `jit` and `vmap`.
+
+    A round orthonormalises the block (QR), finds the best values and vectors within it (Rayleigh–Ritz), and applies a
+    Chebyshev polynomial of MᵀM that is small below the block's smallest value (Zhou and Saad, "A Chebyshev–Davidson
+    algorithm", 2007). Plain power iteration, the paper's PowerQR, is the polynomial λ^8: where the largest values lie
+    within parts in a thousand, as a convolution's do, it takes many times as many rounds.
+
+    Rounds end when all k values are within `tolerance` by their error estimate, or no longer move by a tenth of it. The
+    relative error is estimated from the residual r = MᵀMv − σ²v and the distance to what is not in the block,
+    ½ min(‖r‖, ‖r‖²/gap)/σ². The map is applied to float32 arrays, in the highest matmul precision. The block has k + 4
+    vectors, or those of `start` (k or more, any norm; not an invariant subspace, which it would never leave), or as
+    many as the map has inputs.
+    """
+    size = int(np.prod(input_shape))
+    block = min(k + SPARE if start is None else len(start), size)
+    if not 1 <= k <= block:
+        raise InputError(
+            f"k is {k}, but the map has {size} inputs and the block {block} vectors; ask for 1 to {block}."
+        )
+    if start is None:
+        start = _random_block(jax.random.key(0) if key is None else key, block, input_shape)
+    found = _iterate(linear_fn, input_shape, start, k, tolerance, max_rounds)
+    return Spectrum(found.values[:k], found.vectors[:k], found.error[:k], found.rounds)
+
+
+def _iterate(
+    linear_fn: LinearFn,
+    input_shape: tuple[int, ...],
+    start: Float[Array, "m ..."],
+    k: int,
+    tolerance: float,
+    max_rounds: int,
+) -> Spectrum:
+    """As above, with the whole block returned; the first k of it have converged."""
+    block, size = len(start), int(np.prod(input_shape))
+    apply, transpose = _flat(linear_fn, input_shape)
+
+    def gram(rows: Array) -> Array:
+        return transpose(apply(rows))
+
+    def rayleigh_ritz(rows: Array) -> tuple[Array, Array, Array]:
+        """(rows turned into Ritz vectors, σ² in falling order, relative error of σ)"""
+        rows = _orthonormal(rows)
+        images = apply(rows)
+        values, turn = jnp.linalg.eigh(images @ images.T)
+        values, turn = jnp.maximum(values[::-1], 0.0), turn[:, ::-1].T
+        rows, images = turn @ rows, turn @ images
+        residual = jnp.linalg.norm(transpose(images) - values[:, None] * rows, axis=1)
+        # What lies outside the block is at most about the block's smallest value; float32 cannot tell less of a gap.
+        gap = jnp.maximum(values - values[-1], 1e-7 * values[0])
+        safe = jnp.where(values > 0, values, 1.0)
+        error = jnp.minimum(residual, residual**2 / jnp.where(gap > 0, gap, 1.0)) / (2 * safe)
+        return rows, values, jnp.where(values > 0, error, 0.0)
+
+    def goes_on(carry: tuple) -> Array:
+        round_, still, _, values, error = carry
+        unsure = jnp.any(error[:k] > tolerance) & (still < 2)
+        # The whole space needs no further round, whatever the residual's rounding.
+        return (round_ < max_rounds) & unsure & (block < size) & (values[0] > 0)
+
+    def one(carry: tuple) -> tuple:
+        round_, still, rows, before, _ = carry
+        bound = jnp.maximum(before[-1], 1e-3 * before[0])
+        rows, values, error = rayleigh_ritz(_chebyshev(gram, rows, before[0], bound))
+        # σ moves by half of what σ² does.
+        moved = jnp.max(jnp.abs(values[:k] - before[:k])) > 0.2 * tolerance * values[0]
+        return round_ + 1, jnp.where(moved, 0, still + 1), rows, values, error
+
+    with jax.default_matmul_precision("highest"):
+        first = rayleigh_ritz(start.reshape(block, size).astype(jnp.float32))
+        rounds, _, rows, values, error = lax.while_loop(goes_on, one, (jnp.int32(1), jnp.int32(0), *first))
+    return Spectrum(jnp.sqrt(values), rows.reshape(block, *input_shape), error, rounds)
+
+
+def spectral_norm(
+    linear_fn: LinearFn,
+    input_shape: tuple[int, ...],
+    *,
+    tolerance: float = 1e-6,
+    max_rounds: int = 60,
+    key: PRNGKeyArray | None = None,
+    name: str = "the layer",
+) -> Float[Array, ""]:
+    """‖M‖₂ of x ↦ f(x) = Mx + b, to a relative `tolerance`: the layer's Lipschitz constant in ℓ2.
+
+    InputError, which names the layer, for a function that is not affine. Under `jit` or `vmap` that cannot be tested.
+
+    >>> spectral_norm(lambda x: jnp.array([3.0, 4.0]) * x, (2,))
+    4.0
+    """
+    check_affine(linear_fn, input_shape, name=name)
+    found = leading_singular_values(
+        linear_fn, input_shape, tolerance=tolerance, max_rounds=max_rounds, key=key
+    )
+    return found.values[0]
+
+
+def check_affine(
+    linear_fn: LinearFn, input_shape: tuple[int, ...], *, name: str = "the layer", tolerance: float = 1e-3
+) -> None:
+    """InputError unless f(x + y) + f(0) = f(x) + f(y) and f(−3x) − f(0) = −3(f(x) − f(0)) for random x and y."""
+    keys = jax.random.split(jax.random.key(1), 2)
+    x, y = (jax.random.normal(key, input_shape, jnp.float32) for key in keys)
+    with jax.default_matmul_precision("highest"):
+        zero, of_x, of_y = linear_fn(jnp.zeros(input_shape, jnp.float32)), linear_fn(x), linear_fn(y)
+        sums = linear_fn(x + y) + zero - of_x - of_y
+        multiples = linear_fn(-3 * x) + 3 * of_x - 4 * zero
+    if isinstance(sums, jax.core.Tracer):
+        return
+    scale = max(float(jnp.abs(value).max()) for value in (of_x, of_y, zero))
+    largest = max(float(jnp.abs(value).max()) for value in (sums, multiples))
+    if not largest <= tolerance * scale + 1e-30:
+        raise InputError(
+            f"{name[:1].upper()}{name[1:]} is not affine: f(x + y) + f(0) differs from f(x) + f(y) by up to "
+            f"{largest:.3g} where values reach {scale:.3g}; pass a convolution or dense layer without its activation, "
+            "with batch-norm in eval mode."
+        )
+
+
+def power_step(
+    linear_fn: LinearFn, vector: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, ""]]:
+    """One step of power iteration on MᵀM: (the next vector, of norm one; ‖Mv‖/‖v‖, which is at most ‖M‖).
+
+    PowerQR with one vector, where QR is division by the norm. Its shift, (I + MᵀM)v, is left out: it slows convergence
+    where σ < 1 and serves only to keep QR from zero columns. A vector that M maps to zero stays as it is.
+    """
+    shape = vector.shape
+    apply, transpose = _flat(linear_fn, shape)
+    with jax.default_matmul_precision("highest"):
+        row = _unit(vector.reshape(1, -1).astype(jnp.float32))
+        image = apply(row)
+        sigma = jnp.linalg.norm(image)
+        moved = transpose(image)
+    length = jnp.linalg.norm(moved)
+    return jnp.where(length > 0, moved / jnp.where(length > 0, length, 1.0), row).reshape(shape), sigma
+
+
+def clip_step(
+    kernel_fn: KernelFn,
+    kernel: Float[Array, "..."],
+    vectors: Float[Array, "k ..."],
+    values: Float[Array, "k"],
+    c: Float[Array, ""] | float,
+    *,
+    steps: int = 1,
+    step_size: float | None = None,
+) -> Float[Array, "..."]:
+    """A kernel W whose responses to singular vectors v_i with σ_i > c have come nearer to norm c, as published.
+
+    Gradient descent on L(W) = Σ_i ‖M_W v_i − (c/σ_i) M_old v_i‖² over `steps` steps. `step_size` None takes, each time,
+    the step at which L is least along the gradient; a number is the public code's, whose L is a mean over the
+    output's width: 0.35 there, for a layer by itself.
+    """
+    with jax.default_matmul_precision("highest"):
+        over = values > c
+        # Vectors that are to be left as they are take no part: their factor would be one, their gradient zero.
+        weight = over.astype(jnp.float32)
+        factor = jnp.where(over, c / jnp.where(over, values, 1.0), 1.0)
+        targets = jax.vmap(lambda v, f: f * kernel_fn(kernel, v))(vectors, factor)
+
+        def respond(kernel: Array) -> Array:
+            return jax.vmap(lambda v, w: w * kernel_fn(kernel, v))(vectors, weight)
+
+        goal = jax.vmap(jnp.multiply)(weight, targets)
+
+        def one(_: int, kernel: Array) -> Array:
+            response, back = jax.vjp(respond, kernel)
+            (gradient,) = back(response - goal)
+            if step_size is None:
+                length = jnp.sum(jnp.square(gradient)) / jnp.maximum(
+                    jnp.sum(jnp.square(respond(gradient))), 1e-30
+                )
+            else:
+                # The public code's image is [B,C,H,W]: a sum over channels and rows, a mean over columns.
+                columns = targets.shape[-1] if targets.ndim == 4 else 1
+                length = 2 * step_size / columns
+            return kernel - length * gradient
+
+        return lax.fori_loop(0, steps, one, kernel)
+
+
+class ClippedKernel(NamedTuple):
+    """What became of a kernel."""
+
+    kernel: Float[Array, "..."]
+    before: Float[Array, ""]
+    """the measured norm of the map as it came"""
+    norm: Float[Array, ""]
+    """and as it is now; at most (1 + slack)·c"""
+    error: Float[Array, ""]
+    """estimated relative error of `norm`"""
+    rounds: Int[Array, ""]
+    """of measuring and clipping"""
+    scaled: Bool[Array, ""]
+    """whether `max_rounds` did not do, and the kernel was divided by what was left over"""
+
+
+def clip_kernel(
+    kernel_fn: KernelFn,
+    kernel: Float[Array | np.ndarray, "..."],
+    input_shape: tuple[int, ...],
+    c: Float[Array | np.ndarray, ""] | float,
+    *,
+    k: int = 8,
+    steps: int = 2,
+    step_size: float | None = None,
+    slack: float = 0.02,
+    tolerance: float = 1e-4,
+    max_rounds: int = 300,
+    key: PRNGKeyArray | None = None,
+) -> ClippedKernel:
+    """Clip the map of a kernel until its *measured* norm is at most (1 + slack)·c; a smaller one stays as it is.
+
+    A round measures the k largest singular values, from the last round's vectors on, and takes a `clip_step` towards c
+    on all of them: with one vector, as published, the many values just below the largest are clipped one after another.
+    A zero kernel has norm 0 and stays zero. InputError for c ≤ 0. Pure, for `jit` and `vmap` (a traced c is not
+    tested).
+    """
+    check_clip(c)
+    size = int(np.prod(input_shape))
+    k = min(k, size)
+    block = min(k + SPARE, size)
+    key = jax.random.key(0) if key is None else key
+    kernel = jnp.asarray(kernel, jnp.float32)
+    limit = jnp.asarray((1 + slack) * c, jnp.float32)
+
+    def measure(kernel: Array, start: Array) -> Spectrum:
+        return _iterate(lambda x: kernel_fn(kernel, x), input_shape, start, 1, tolerance, 40)
+
+    def within(found: Spectrum) -> Array:
+        return found.values[0] * (1 + found.error[0]) <= limit
+
+    def goes_on(carry: tuple) -> Array:
+        round_, _, found, sure = carry
+        return (round_ < max_rounds) & ~(within(found) & sure)
+
+    def one(carry: tuple) -> tuple:
+        round_, kernel, found, _ = carry
+        done = within(found)
+        bound = jnp.where(done, jnp.inf, c)
+        kernel = clip_step(
+            kernel_fn, kernel, found.vectors[:k], found.values[:k], bound, steps=steps, step_size=step_size
+        )
+        # The clipped vectors may be an invariant subspace that hides a larger value: random ones have the last word.
+        fresh = _random_block(jax.random.fold_in(key, round_), block, input_shape)
+        return round_ + 1, kernel, measure(kernel, jnp.where(done, fresh, found.vectors)), done
+
+    first = measure(kernel, _random_block(key, block, input_shape))
+    rounds, kernel, last, sure = lax.while_loop(goes_on, one, (jnp.int32(0), kernel, first, jnp.bool_(True)))
+    last = lax.cond(sure, lambda: last, lambda: measure(kernel, _random_block(key, block, input_shape)))
+    over = ~within(last)
+    factor = jnp.where(over, c / jnp.where(over, last.values[0], 1.0), 1.0)
+    return ClippedKernel(
+        kernel=kernel * factor,
+        before=first.values[0],
+        norm=last.values[0] * factor,
+        error=last.error[0],
+        rounds=rounds,
+        scaled=over,
+    )
+
+
+def check_clip(c: Any) -> None:
+    """InputError for a norm to clip at that is not positive (nothing is said of a traced one)."""
+    if not isinstance(c, jax.core.Tracer) and not np.all(np.asarray(c) > 0):
+        raise InputError(
+            f"The norm to clip at is {c}, but expected a positive number (inf clips nothing); change it with "
+            "--config.smoothness.clip=VALUE."
+        )
+
+
+def _random_block(key: PRNGKeyArray, block: int, input_shape: tuple[int, ...]) -> Array:
+    return jax.random.normal(key, (block, int(np.prod(input_shape)))).reshape(block, *input_shape)
+
+
+def _flat(linear_fn: LinearFn, input_shape: tuple[int, ...]) -> tuple[LinearFn, LinearFn]:
+    """(X[m,n] ↦ MX, Y[m,q] ↦ MᵀY) of the map's linear part, a row a vector."""
+    zero = jnp.zeros(input_shape, jnp.float32)
+    # The offset cancels in the vjp; only the way there needs it.
+    offset, back = jax.vjp(linear_fn, zero)
+
+    def apply(rows: Shaped[Array, "m n"]) -> Shaped[Array, "m q"]:
+        images = jax.vmap(linear_fn)(rows.reshape(-1, *input_shape)) - offset
+        return images.reshape(len(rows), -1)
+
+    def transpose(rows: Shaped[Array, "m q"]) -> Shaped[Array, "m n"]:
+        return jax.vmap(lambda y: back(y)[0])(rows.reshape(-1, *offset.shape)).reshape(len(rows), -1)
+
+    return apply, transpose
+
+
+def _chebyshev(gram: LinearFn, rows: Array, largest: Array, bound: Array) -> Array:
+    """p(MᵀM) of each row, with |p| ≤ small on [0, bound] and p(largest) = 1, of degree `DEGREE`."""
+    centre = radius = bound / 2
+    first = radius / (largest - centre)
+
+    def one(_: int, carry: tuple) -> tuple:
+        sigma, before, now = carry
+        after = 1 / (2 / first - sigma)
+        new = 2 * after / radius * (gram(now) - centre * now) - sigma * after * before
+        return after, now, new
+
+    now = (gram(rows) - centre * rows) * (first / radius)
+    return lax.fori_loop(1, DEGREE, one, (first, rows, now))[2]
+
+
+def _orthonormal(rows: Array) -> Array:
+    """Rows that span what the given ones do; scaled first, because QR squares."""
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    return jnp.linalg.qr((rows / jnp.where(largest > 0, largest, 1.0)).T)[0].T
+
+
+def _unit(row: Array) -> Array:
+    length = jnp.linalg.norm(row)
+    return row / jnp.where(length > 0, length, 1.0)
