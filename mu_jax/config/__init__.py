@@ -27,6 +27,9 @@ from mu_jax.config.shared import (
     OptimizationConfig,
 )
 from mu_jax.config.sisa import AdversaryConfig, SisaConfig, SisaDelete, SisaPosterior
+from mu_jax.config.smooth import SmoothAmun
+from mu_jax.config.smoothness import ClippingConfig
+from mu_jax.config.spectra import Spectra
 from mu_jax.config.sweep import ATTACKS, AttackConfig, QueryConfig, ShadowSweep, SweepConfig
 from mu_jax.config.unlearning import UnlearningMethods
 
@@ -35,6 +38,7 @@ __all__ = [
     "EXPERIMENTS",
     "AdversaryConfig",
     "AttackConfig",
+    "ClippingConfig",
     "DataConfig",
     "EvaluationConfig",
     "ForgetConfig",
@@ -50,6 +54,8 @@ __all__ = [
     "SisaConfig",
     "SisaDelete",
     "SisaPosterior",
+    "SmoothAmun",
+    "Spectra",
     "SweepConfig",
     "UnlearnSaved",
     "UnlearningComparison",

@@ -14,6 +14,8 @@ from mu_jax.config.errors import InputError, one_of, require
 from mu_jax.config.saved import UnlearnSaved
 from mu_jax.config.search import UnlearningSearch
 from mu_jax.config.sisa import SisaDelete, SisaPosterior
+from mu_jax.config.smooth import SmoothAmun
+from mu_jax.config.spectra import Spectra
 from mu_jax.config.sweep import ShadowSweep
 from mu_jax.config.unlearning import UnlearningMethods
 
@@ -26,6 +28,8 @@ EXPERIMENTS: Mapping[str, type] = types.MappingProxyType(
         "unlearning_methods": UnlearningMethods,
         "unlearning_search": UnlearningSearch,
         "unlearn_saved": UnlearnSaved,
+        "smooth_amun": SmoothAmun,
+        "spectra": Spectra,
     }
 )
 

@@ -20,6 +20,8 @@ from mu_jax.experiments.attack_summary import attacks_title, audit_summary
 from mu_jax.experiments.methods_table import methods_summary
 from mu_jax.experiments.search_table import search_summary
 from mu_jax.experiments.sisa_table import sisa_delete_summary, sisa_summary
+from mu_jax.experiments.smooth_table import smooth_summary
+from mu_jax.experiments.spectra_table import spectra_summary
 from mu_jax.experiments.sweep_table import Summary, sweep_summary
 from mu_jax.experiments.unlearn_saved_results import saved_summary
 
@@ -32,6 +34,8 @@ _SUMMARIES = {
     "unlearning_methods": methods_summary,
     "unlearning_search": search_summary,
     "unlearn_saved": saved_summary,
+    "smooth_amun": smooth_summary,
+    "spectra": spectra_summary,
 }
 
 

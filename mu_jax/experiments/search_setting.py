@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 
 import jax
 import numpy as np
@@ -13,13 +12,11 @@ from mu_jax.data.dataset import Dataset
 from mu_jax.data.splits import Splits, make_splits, splits_of_search
 from mu_jax.experiments.search_grid import Candidate, grid
 from mu_jax.experiments.setting import attack_model, build_models, read_data
+from mu_jax.experiments.side_by_side import first_placement
 from mu_jax.models import Model
 from mu_jax.ops import choose_lowering, choose_mapping
 from mu_jax.training.placement import Placement
 from mu_jax.unlearning.plan import Plan, Task
-
-# A group is what a kill may cost, and on one device `map` gains nothing from a longer one.
-_MOST_BY_MAP, _MOST_BY_VMAP = 8, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +78,7 @@ class SearchSetting:
 
     def first_placement(self, runs: int) -> Placement:
         """Where groups of a batch of so many runs go, before it is known whether they fit into memory."""
-        inside = self.mapping.removeprefix("pmap_")
-        devices = min(jax.local_device_count() if self.mapping != inside else 1, runs)
-        most = {"one": 1, "map": _MOST_BY_MAP, "vmap": _MOST_BY_VMAP}[inside]
-        # As few groups as fit, all of one size: a kill costs no more than it must.
-        groups = math.ceil(runs / (devices * most))
-        return Placement(
-            inside, devices, self.config.search.models_per_device or math.ceil(runs / (devices * groups))
-        )
+        return first_placement(self.mapping, runs, self.config.search.models_per_device)
 
 
 def prepare_search(config: UnlearningSearch) -> SearchSetting:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mu_jax.models.affine import AffineLayer
@@ -26,14 +27,17 @@ def _kernel_fn(kind: str, stride: int, padding: int, lowering: str) -> KernelFn:
 
     def apply(kernel: Array, x: Array) -> Array:
         one = jnp.expand_dims(x, layout.batch)
-        y = conv(one, kernel, stride=stride, padding=padding, lowering=lowering)
-        return jnp.squeeze(y, layout.batch)
+        y = jnp.squeeze(conv(one, kernel, stride=stride, padding=padding, lowering=lowering), layout.batch)
+        return jnp.moveaxis(y, -1, 0) if layout.channels == 3 else y
 
     return apply
 
 
 def kernel_fn(layer: AffineLayer, lowering: str) -> KernelFn:
-    """(kernel, one example in `input_shape`) ↦ the layer's response without its bias."""
+    """(kernel, one example in `input_shape`) ↦ the layer's response without its bias: [E], or [E,H',W'].
+
+    The latter for every lowering, because the published step of clipping tells rows from columns.
+    """
     return _kernel_fn(layer.kind, layer.stride, layer.padding, lowering)
 
 
@@ -45,12 +49,12 @@ def input_shape(layer: AffineLayer, lowering: str) -> tuple[int, ...]:
     return (depth, height, width)
 
 
-def kernel_of(params: PyTree, layer: AffineLayer) -> Float[Array, "..."]:
+def kernel_of(params: PyTree, layer: AffineLayer) -> Float[Array | np.ndarray, "..."]:
     """The layer's kernel among a model's parameters."""
     return _at(params, layer.path)["kernel"]
 
 
-def with_kernel(params: PyTree, layer: AffineLayer, kernel: Float[Array, "..."]) -> PyTree:
+def with_kernel(params: PyTree, layer: AffineLayer, kernel: Float[Array | np.ndarray, "..."]) -> PyTree:
     """The parameters with another kernel in this layer; all else is shared."""
     return _replaced(params, (*layer.path, "kernel"), kernel)
 
@@ -66,7 +70,9 @@ def norm_scale(params: PyTree, batch_stats: PyTree, layer: AffineLayer) -> Float
     return _at(params, layer.norm)["scale"] * jax.lax.rsqrt(variance + EPSILON)
 
 
-def with_norm_scale(params: PyTree, layer: AffineLayer, factor: Float[Array, ""] | float) -> PyTree:
+def with_norm_scale(
+    params: PyTree, layer: AffineLayer, factor: Float[Array, ""] | float | np.float32
+) -> PyTree:
     """The parameters with γ of the batch-norm behind a layer multiplied by a factor; its shift β stays."""
     scale = _at(params, layer.norm)["scale"] * factor
     return _replaced(params, (*layer.norm, "scale"), scale)

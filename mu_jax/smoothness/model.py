@@ -42,13 +42,13 @@ def measure_layers(
     """The operator norm of every layer of a model, by name, in the order of `layers`."""
     plain, composed = {}, {}
     for members in groups(layers):
-        program = _measuring(kernel_fn(members[0], lowering), input_shape(members[0], lowering))
+        program = _measuring(kernel_fn(members[0], lowering), input_shape(members[0], lowering), tolerance)
         kernels = [np.asarray(kernel_of(variables["params"], layer)) for layer in members]
         normed = [layer for layer in members if layer.norm is not None]
         for layer in normed:
             scale = np.asarray(norm_scale(variables["params"], variables["batch_stats"], layer))
             kernels.append(np.asarray(kernel_of(variables["params"], layer)) * scale)
-        values, errors = jax.tree.map(np.asarray, program(np.stack(kernels), tolerance))
+        values, errors = jax.tree.map(np.asarray, program(np.stack(kernels)))
         found = list(zip(values.tolist(), errors.tolist(), strict=True))
         plain |= dict(zip([layer.name for layer in members], found, strict=False))
         composed |= dict(zip([layer.name for layer in normed], found[len(members) :], strict=True))
@@ -83,9 +83,12 @@ def clip_layers(
 
     `composed` says how the latter: by its kernel, by batch-norm's `scale` γ, or not at all (None), as in
     `ClippingConfig.composed_by`. Running statistics stay as they are. Clipping a kernel for one norm can raise the
-    other, so both are repeated until neither changes anything. InputError for c ≤ 0.
+    other, so both are repeated until neither changes anything; after `max_rounds` what is still too large is divided.
+    InputError for c ≤ 0.
     """
     check_clip(c)
+    if composed not in ("kernel", "scale", None):
+        raise ValueError(f"composed is {composed!r}, but expected kernel, scale or None; pass one of these.")
     model = _Clipping(variables["params"], variables["batch_stats"], lowering, c, slack / 2)
     rounds, changed = 0, True
     while changed and rounds < max_rounds:
@@ -93,6 +96,8 @@ def clip_layers(
         changed = model.clip(layers, composed=False)
         if composed == "kernel":
             changed |= model.clip(layers, composed=True)
+    if changed:
+        model.divide_kernels(layers, composed == "kernel")
     if composed == "scale":
         model.divide_scales(layers)
     return ClippedModel(
@@ -115,7 +120,8 @@ class _Clipping:
     def clip(self, layers: Layers, *, composed: bool) -> bool:
         """Whether anything had to be changed."""
         changed = False
-        for members in groups(_normed(layers) if composed else layers):
+        # Clipping is the larger program by far: layers that are within the bound are not worth compiling it.
+        for members in groups(self._too_large(_normed(layers) if composed else layers, composed=composed)):
             kernels = np.stack([np.asarray(kernel_of(self.params, layer)) for layer in members])
             scales = np.ones((len(members), kernels.shape[-1]), np.float32)
             if composed:
@@ -130,6 +136,26 @@ class _Clipping:
                 if found.scaled[i]:
                     self.divided.add(layer.name)
         return changed
+
+    def _too_large(self, layers: Layers, *, composed: bool) -> Layers:
+        measured = measure_layers(
+            {"params": self.params, "batch_stats": self.batch_stats}, layers, self.lowering
+        )
+        limit = self.c * (1 + self.slack)
+        norms = {name: found.composed if composed else found.norm for name, found in measured.items()}
+        return tuple(layer for layer in layers if norms[layer.name] > limit)
+
+    def divide_kernels(self, layers: Layers, composed: bool) -> None:
+        """Divide the kernels of layers that are too large: a layer's norm and its composed one shrink alike."""
+        variables = {"params": self.params, "batch_stats": self.batch_stats}
+        for layer, found in zip(
+            layers, measure_layers(variables, layers, self.lowering).values(), strict=True
+        ):
+            norm = max(found.norm, (found.composed or 0.0) if composed else 0.0)
+            if norm > self.c * (1 + self.slack):
+                kernel = np.asarray(kernel_of(self.params, layer)) * np.float32(self.c / norm)
+                self.params = with_kernel(self.params, layer, kernel)
+                self.divided.add(layer.name)
 
     def divide_scales(self, layers: Layers) -> None:
         """Multiply γ by c over the composed norm, where that is larger than c."""
@@ -157,8 +183,8 @@ def _distance(new: PyTree, old: PyTree) -> float:
 
 # Caches, because layers of one shape, of one model or of many, share a program.
 @functools.cache
-def _measuring(apply: Callable, shape: tuple[int, ...]) -> Callable:
-    def measure(kernels: jax.Array, tolerance: float) -> tuple[jax.Array, jax.Array]:
+def _measuring(apply: Callable, shape: tuple[int, ...], tolerance: float) -> Callable:
+    def measure(kernels: jax.Array) -> tuple[jax.Array, jax.Array]:
         def one(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
             found = leading_singular_values(lambda x: apply(kernel, x), shape, tolerance=tolerance)
             return found.values[0], found.error[0]

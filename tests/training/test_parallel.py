@@ -9,6 +9,7 @@ import pytest
 
 from mu_jax.config import DataConfig, InputError, OptimizationConfig
 from mu_jax.models.layers import Convolution, Linear, batch_norm
+from mu_jax.models.mlp import mlp_model
 from mu_jax.models.model import Model, from_module
 from mu_jax.ops import LOWERINGS, conv, layout_of
 from mu_jax.training.chunk import Examples, label_targets
@@ -456,6 +457,41 @@ def test_what_a_group_cannot_train_is_refused(model):
         trainer.train([dataclasses.replace(run, index=np.empty(0, int))])
     with pytest.raises(ValueError, match="from_variables=False, but got 1 variables"):
         trainer.train([run], variables=[{}])
+
+
+def count_up(state, batch, key):
+    return state.replace(extra={"sum": state.extra["sum"] + state.extra["by"], "by": state.extra["by"]})
+
+
+def test_each_run_brings_its_own_extra_of_one_shape():
+    model = mlp_model((), CLASSES, SHAPE)
+    run = run_of(model, 0)
+    recipe = dataclasses.replace(run.recipe, post_step=count_up)
+    run = dataclasses.replace(run, recipe=recipe)
+
+    def with_extra(by, total=0.0):
+        return dataclasses.replace(run, extra={"sum": np.float32(total), "by": np.float32(by)})
+
+    trainer = ParallelTrainer(
+        recipe, data(), Placement("map", 1, 2), batch_size=8, chunk_steps=4, extra=with_extra(1.0).extra
+    )
+    group = trainer.train([with_extra(1.0), with_extra(3.0, 10.0)])
+    assert group.state_of(0).extra["sum"] == run.steps
+    assert group.state_of(1).extra["sum"] == 10 + 3 * run.steps
+    for extra in (
+        {},
+        {"sum": np.float32(0)},
+        {"sum": np.zeros(2, np.float32), "by": np.float32(1)},
+        {"sum": np.int32(0), "by": np.float32(1)},
+    ):
+        with pytest.raises(
+            ValueError, match="'shadow_0' has an extra of .*, but the trainer expects .*; make"
+        ):
+            trainer.train([dataclasses.replace(run, extra=extra)])
+    with pytest.raises(ValueError, match="'shadow_0' has an extra of"):
+        trainer_of(model, ("map", 1, 2)).train(
+            [dataclasses.replace(run_of(model, 0), extra=with_extra(1.0).extra)]
+        )
 
 
 @pytest.mark.parametrize(
