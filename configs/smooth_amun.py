@@ -26,7 +26,7 @@ def get_config(variant: str = ""):
     if variant:
         _digits(config)
     if variant == "smoke":
-        config.train.epochs = 16.0
+        config.train.epochs = 12.0
         config.train.warmup_epochs = 1.0
         config.smoothness.models = 2
         config.robust.images = config.transfer.images = 200

@@ -51,6 +51,39 @@ def test_the_variants_of_amun_are_valid_and_may_be_joined(variant):
     assert (config.requests.number == 5) == ("requests" in variant)
 
 
+@pytest.mark.parametrize("size", ["", "gpu", "small", "smoke"])
+def test_joined_variants_of_amun_each_do_what_they_say_in_any_order(size):
+    (path,) = (path for path in CONFIGS if path.stem == "amun")
+
+    def joined(*names):
+        return from_config_dict(load(path, "+".join(filter(None, names))).to_dict())
+
+    parts = ["half", "no_retain", "ablation", "requests", size]
+    every = joined(*parts)
+    for turn in range(len(parts)):
+        turned = parts[turn:] + parts[:turn]
+        assert joined(*turned) == joined(*reversed(turned)) == every
+    alone = joined(size)
+    for key in ("seed", "data", "model", "train", "study", "pool", "robust", "loop", "evaluation"):
+        assert getattr(every, key) == getattr(alone, key)
+    assert every.forget.fraction == 0.5 and every.requests.number == 5
+    assert every.names == joined("ablation").names and "amun_random_label" in every.names
+    for method in ("amun", "amun_salun"):
+        mine, of_size = (getattr(config.methods, method) for config in (every, alone))
+        assert not mine.retain and of_size.retain
+        # Else `amun` and `amun_advonly` would be one method.
+        assert mine.forget
+        assert mine.optimization == dataclasses.replace(
+            of_size.optimization, epochs=20.0, schedule="step", step_epochs=5.0
+        )
+
+
+def test_of_sizes_joined_the_smaller_one_wins():
+    (path,) = (path for path in CONFIGS if path.stem == "amun")
+    for variant, winner in (("small+gpu", "small"), ("smoke+gpu", "smoke"), ("smoke+small", "smoke")):
+        assert load(path, variant).to_dict() == load(path, winner).to_dict()
+
+
 @pytest.mark.parametrize("variant", ["", "half", "small", "smoke"])
 def test_settings_are_searched_for_the_very_original_that_methods_are_compared_on(variant):
     both = {path.stem: path for path in CONFIGS}

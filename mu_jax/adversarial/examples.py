@@ -6,9 +6,14 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Int32, Int64
 
 from mu_jax.adversarial.attack import FLIPPED
+from mu_jax.config import InputError
 
 NAMED = 10
 """Rows that a message names at most."""
+
+
+class NothingFlipsError(InputError):
+    """An attack found no example that a set could hold: whoever has other work may go on without the set."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Shaped
 
 from mu_jax.adversarial.attack import NORMS, Settings, make_advance
 from mu_jax.adversarial.compaction import Batch
-from mu_jax.adversarial.examples import AdversarialExamples
+from mu_jax.adversarial.examples import AdversarialExamples, NothingFlipsError
 from mu_jax.adversarial.pixels import PixelModel, check_images, check_labels
 from mu_jax.config import InputError
 
@@ -135,7 +135,7 @@ def minimal_epsilon(
     the ladder smallest·2^k by which `share` of them have flipped (those misclassified from the start do not count):
     with 0.05, fewer than one in twenty are given an ε that is not their smallest within a factor of two. A larger share
     saves rounds and makes coarser steps. `max_epsilon` None is the distance of the middle grey from a corner of the
-    cube of images, ½√(H·W·D) in ℓ2 and ½ in ℓ∞. InputError where the whole probe withstands `max_epsilon`.
+    cube of images, ½√(H·W·D) in ℓ2 and ½ in ℓ∞. NothingFlipsError where the whole probe withstands `max_epsilon`.
     """
     images = check_images(images)
     labels = check_labels(attacked, variables, images, labels)
@@ -158,7 +158,7 @@ def _first_epsilon(tried: AdversarialExamples, smallest: float, share: float) ->
         return smallest
     found = np.where(tried.flipped, tried.epsilon, np.inf)[attacked]
     if np.isinf(found).all():
-        raise InputError(
+        raise NothingFlipsError(
             f"None of the {len(found)} examples of the probe flips within max_epsilon = {tried.max_epsilon:g}; raise "
             "it."
         )

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32, Int64, Shaped
 
-from mu_jax.adversarial.examples import AdversarialExamples
+from mu_jax.adversarial.examples import AdversarialExamples, NothingFlipsError
 from mu_jax.adversarial.pixels import PixelModel, check_images, predict, to_bytes, to_pixels
 from mu_jax.config import InputError
 from mu_jax.data.files import UNREADABLE, atomic_write
@@ -86,7 +86,7 @@ def make_stored(
 
     Left out are examples that did not flip, and those that the model gives their true label as they are stored. In
     bytes (`dtype` `uint8`) that can be many, because ℓ2 neighbours are often nearer than the rounding: attack with
-    `quantize` where the set is to be bytes. InputError where nothing is left, or for a targeted attack.
+    `quantize` where the set is to be bytes. NothingFlipsError where nothing is left; InputError for a targeted attack.
     """
     images, index = check_images(images), np.asarray(index, np.int64)
     if dtype not in ("float32", "uint8"):
@@ -105,7 +105,7 @@ def make_stored(
     wrong = says != found.labels
     rows = np.flatnonzero(found.flipped & wrong)
     if len(rows) == 0:
-        raise InputError(
+        raise NothingFlipsError(
             f"None of the {len(index)} examples is adversarial as it would be stored ({dtype}); "
             f"{found.describe_left_out(index) or 'rounding undoes the attack, so attack with quantize=True.'}"
         )

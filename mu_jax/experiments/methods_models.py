@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mu_jax.adversarial.examples import NothingFlipsError
 from mu_jax.adversarial.pixels import PixelModel
 from mu_jax.adversarial.robustness import robust_accuracy
 from mu_jax.adversarial.stored import StoredAdversarialSet, load, save
@@ -50,6 +51,8 @@ class Made:
     answers: dict[Case, Answer]
     diverged: dict[Case, str]
     """in place of an answer: why there is none"""
+    left_out: dict[Case, str]
+    """not even begun, for want of adversarial neighbours of the forget set: why there are none"""
     neighbours: list[Neighbours]
     parameters: int
     """of one model"""
@@ -67,7 +70,7 @@ class MethodsWork:
         self.reader = PixelModel.of(setting.query_model, config.data)
         used = (METHODS[name].neighbours for name in config.names)
         self._kinds = [kind for kind in dict.fromkeys(used) if kind]
-        self._made = Made({}, {}, [], 0)
+        self._made = Made({}, {}, {}, [], 0)
         self._compiled: set[str] = set()
 
     def do(self) -> Made:
@@ -129,17 +132,28 @@ class MethodsWork:
     def _do_forget_set(self, original: Case, task: Task, trained: Trained) -> None:
         config = self.setting.config
         base, forget_set = original.base, original.forget_set
-        neighbours = {kind: self._neighbours(kind, base, forget_set, task) for kind in self._kinds}
+        neighbours, lacking = {}, {}
+        for kind in self._kinds:
+            try:
+                neighbours[kind] = self._neighbours(kind, base, forget_set, task)
+            except NothingFlipsError as error:
+                # Hours may lie behind this set, and other sets and methods ahead: they do without.
+                lacking[kind] = str(error)
+                self.shown.say(f"{error} Methods that need these neighbours are left out of this forget set.")
         self._made.neighbours.extend(neighbours.values())
         own = neighbours["own"].stored if "own" in neighbours else None
         self._answer(original, lambda: self.ask(trained, task, own))
         for case in self.setting.cases(base, forget_set):
+            needed = "" if case.method in RETRAINED else METHODS[case.method].neighbours
+            if needed in lacking:
+                self._made.left_out[case] = lacking[needed]
+                continue
 
-            def answer(case: Case = case) -> Answer:
+            def answer(case: Case = case, needed: str = needed) -> Answer:
                 if case.method in RETRAINED:
                     plan, preparation = retrain(task, config.train, case.name), 0.0
                 else:
-                    used = neighbours.get(METHODS[case.method].neighbours)
+                    used = neighbours.get(needed)
                     make = functools.partial(
                         make_plan,
                         case.method,
@@ -180,22 +194,33 @@ class MethodsWork:
             self._made.answers[case] = answer
 
     def _neighbours(self, kind: str, base: int, forget_set: int, task: Task) -> Neighbours:
+        """A set, the folder's or a new one; NothingFlipsError where there is none, and the folder remembers that."""
         path = self._path("neighbours", Case(kind, base, forget_set), "npz")
+        times = read_json(path.with_suffix(".json"))
+        if times is not None and "nothing_flips" in times:
+            raise NothingFlipsError(times["nothing_flips"])
         by = task
         if kind == "transferred":
             # Another model of the same recipe and data, by other random numbers.
             plan = self.setting.original_plan(Case("original_of_another", base))
             by = dataclasses.replace(task, original=self.carry_out(plan, self.setting.task(0)).variables)
-        times = read_json(path.with_suffix(".json"))
         if path.exists() and times is not None:
             return Neighbours(kind, base, forget_set, self.load_neighbours(path, by), times["seconds"])
         config = neighbours_config("amun_fgsm" if kind == "fgsm" else "amun", self.setting.config.neighbours)
         compile_search(by, config)
         began = time.perf_counter()
-        stored = adversarial_neighbours(by, config)
+        path.parent.mkdir(exist_ok=True)
+        try:
+            stored = adversarial_neighbours(by, config)
+        except NothingFlipsError as error:
+            reason = (
+                f"Forget set {forget_set} of base model {base} has no adversarial neighbours ({kind}): {error} A new "
+                "run with a larger neighbours.max_epsilon may find some."
+            )
+            write_json(path.with_suffix(".json"), {"nothing_flips": reason})
+            raise NothingFlipsError(reason) from None
         seconds = time.perf_counter() - began
         self.shown.say(f"{len(stored.images)} adversarial neighbours ({kind}) in {seconds:.1f} s")
-        path.parent.mkdir(exist_ok=True)
         save(path, stored)
         write_json(path.with_suffix(".json"), {"seconds": round(seconds, 3)})
         return Neighbours(kind, base, forget_set, stored, round(seconds, 3))

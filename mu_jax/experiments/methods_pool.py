@@ -14,6 +14,7 @@ from mu_jax.experiments import shadow_sweep
 from mu_jax.experiments.methods_setting import MethodsSetting
 from mu_jax.experiments.signal_pool import Pool, read_pool
 from mu_jax.experiments.sweep_progress import SweepProgress
+from mu_jax.training.query_views import View
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,6 +91,12 @@ def _check(pool: Pool, setting: MethodsSetting) -> None:
         raise InputError(
             f"The pool in {folder} is of {len(pool.labels)} examples that are not the data's {len(labels)}; use a "
             "sweep over the same data, cut to size by the same seed."
+        )
+    plain = View(flip=False, down=0, right=0)._asdict()
+    if pool.queries[:1] != [plain]:
+        raise InputError(
+            f"The first query of the pool in {folder} is {(pool.queries or [None])[0]}, but expected {plain}, the "
+            "image as it is, which models here are asked about; use a sweep whose first view is that."
         )
     member = np.asarray(pool.member)[pool.usable][:, _rows(setting)]
     lacking = int((~member.any(axis=0) | member.all(axis=0)).sum())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mu_jax.adversarial.examples import NothingFlipsError
 from mu_jax.adversarial.stored import save
 from mu_jax.data.random_streams import host_stream
 from mu_jax.data.splits import splits_of_search
@@ -61,7 +62,7 @@ def meet_requests(work: MethodsWork) -> list[Request]:
             task = dataclasses.replace(whole, retain=left, forget=forget, original=current)
             try:
                 current, answer = _meet(work, task, kind, number, original)
-            except DivergenceError as error:
+            except (DivergenceError, NothingFlipsError) as error:
                 work.shown.say(f"{kind} ends at request {number}: {error}")
                 break
             met.append(Request(kind, number, forget, left, answer))

@@ -52,7 +52,10 @@ def results_of(found: Found) -> dict[str, Any]:
         },
         "models": {
             method: _summary(method, judged, gaps, made.answers)
-            | {"diverged": sum(case.method == method for case in made.diverged)}
+            | {
+                "diverged": sum(case.method == method for case in made.diverged),
+                "left_out": sum(case.method == method for case in made.left_out),
+            }
             for method in methods
         },
         "neighbours": [_describe(neighbours) for neighbours in made.neighbours],
@@ -60,9 +63,10 @@ def results_of(found: Found) -> dict[str, Any]:
             "runs": [_row(case, judged[case], gaps[case], made.answers[case]) for case in judged],
             "bound": _bound_rows(found, gaps),
             "requests": _request_rows(found),
-            "diverged": [
-                {**dataclasses.asdict(case), "reason": reason} for case, reason in made.diverged.items()
-            ],
+            **{
+                title: [{**dataclasses.asdict(case), "reason": reason} for case, reason in lost.items()]
+                for title, lost in (("diverged", made.diverged), ("left_out", made.left_out))
+            },
         },
         "environment": environment(),
     }

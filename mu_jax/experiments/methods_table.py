@@ -32,4 +32,7 @@ def methods_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summar
     if lost := rows_of(results, "diverged"):
         names = ", ".join(dict.fromkeys(row["method"] for row in lost))
         lines.append(f"diverged: {len(lost):,} runs, left out of the table ({names})")
+    if lacking := rows_of(results, "left_out"):
+        names = ", ".join(dict.fromkeys(row["method"] for row in lacking))
+        lines.append(f"no adversarial neighbours: {len(lacking):,} runs left out ({names})")
     return title, methods_table(results, compact=True), lines

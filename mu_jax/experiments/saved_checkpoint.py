@@ -18,6 +18,7 @@ from mu_jax.config import (
 )
 from mu_jax.data.splits import Splits
 from mu_jax.experiments.run_folder import read_config, read_json
+from mu_jax.unlearning.methods import METHODS
 
 _KINDS = (UnlearningComparison, UnlearningMethods, UnlearnSaved)
 # What of a run's settings may be otherwise now: where the same images lie, and how the same network is computed.
@@ -40,6 +41,24 @@ class SavedRun:
     def data_seed(self) -> int:
         """What drew its data; a run of `unlearn_saved` has that of the run before."""
         return self.results["data"].get("seed", self.config.seed)
+
+    @property
+    def augmentation(self) -> tuple[int, bool] | None:
+        """(pixels of crops, whether images were mirrored) in all of the model's training; None where nobody knows.
+
+        That is the first model's training, and of each method by which it was made since, but of no other method that
+        its runs have settings for.
+        """
+        kind = self.name.partition("@")[0]
+        seen = _own_optimization(self.config, kind)
+        if isinstance(self.config, UnlearnSaved):
+            # An older run does not say what came before it.
+            before = self.results["checkpoint"].get("augmentation", (0, False))
+        else:
+            before = (self.config.train.crop_padding, self.config.train.flip)
+        if before is None or seen is None:
+            return before and tuple(before)
+        return max(before[0], seen.crop_padding), bool(before[1] or seen.flip)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -78,7 +97,9 @@ def read_checkpoint(
         return config, None
     run = _read_run(path, config.checkpoint_model)
     settled = {group: _settled(config, run, group, overrides) for group in _FREE}
-    methods = _with_known_augmentation(config.methods, _augmentation(run.config), overrides)
+    methods = config.methods
+    if run.augmentation is not None:
+        methods = _with_known_augmentation(methods, run.augmentation, overrides)
     return dataclasses.replace(config, **settled, methods=methods), run
 
 
@@ -135,13 +156,14 @@ def _settled(config: UnlearnSaved, run: SavedRun, group: str, overrides: Mapping
     return type(given)(**values)
 
 
-def _augmentation(config: Any) -> tuple[int, bool]:
-    """(pixels of crops, whether images are mirrored) where the model was trained."""
-    if hasattr(config, "train"):
-        return config.train.crop_padding, config.train.flip
-    # A run of `unlearn_saved`: its methods were given what the first model's training had.
-    every = [optimization for _, optimization in _optimizations(config.methods)]
-    return max(one.crop_padding for one in every), any(one.flip for one in every)
+def _own_optimization(config: Any, kind: str) -> OptimizationConfig | None:
+    """Of a run's method, what made the model of this name; None for models that training made."""
+    if isinstance(config, UnlearningComparison):
+        return config.finetune if kind == "finetune" else None
+    if kind not in METHODS:
+        return None
+    settings = METHODS[kind].settings_of(config.methods)
+    return settings if isinstance(settings, OptimizationConfig) else settings.optimization
 
 
 def _optimizations(methods: MethodsConfig) -> list[tuple[str, OptimizationConfig]]:

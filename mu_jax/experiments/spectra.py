@@ -35,7 +35,10 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     progress: TrainingProgress | None = None,
 ) -> tuple[dict[str, Any], bool]:
-    """Measure in `workdir`: (what results.json holds, whether it was done before). A run that was cut off starts anew."""
+    """Measure in `workdir`: (what results.json holds, whether it was done before).
+
+    A run that was cut off starts anew.
+    """
     done = finished_results(workdir, to_dict(config))
     if done is not None:
         return done, True

@@ -77,9 +77,7 @@ class SpectraRows:
 
     def _norm(self, variables: Any, layer: AffineLayer) -> Any:
         alone = dataclasses.replace(layer, norm=None)
-        found = measure_layers(
-            variables, (alone,), self.measured.lowering, tolerance=self.config.tolerance
-        )
+        found = measure_layers(variables, (alone,), self.measured.lowering, tolerance=self.config.tolerance)
         return found[layer.name]
 
     def _claims(self, layer: AffineLayer, true: float) -> Iterator[Row]:

@@ -64,8 +64,8 @@ def _of_run(config: Spectra, path: pathlib.Path) -> MeasuredModel:
         )
     if config.image_size:
         raise InputError(
-            f"image_size is {config.image_size}, but {path} is a run's folder, which says what its model sees; leave it "
-            "away."
+            f"image_size is {config.image_size}, but {path} is a run's folder, which says what its model sees; leave "
+            "it away."
         )
     try:
         saved, results = read_config(path), read_json(path / "results.json")
@@ -121,13 +121,15 @@ def _of_file(config: Spectra, path: pathlib.Path) -> MeasuredModel:
     described = ModelConfig(name="resnet18", width=stem.shape[0], norm=norm)
     lowering = signal_lowering(
         choose_lowering(
-            "auto", jax.default_backend(), width=described.width, image_size=config.image_size, dtype="float32"
+            "auto",
+            jax.default_backend(),
+            width=described.width,
+            image_size=config.image_size,
+            dtype="float32",
         )
     )
     image_shape = (config.image_size, config.image_size, stem.shape[1])
-    model = build_model(
-        described, num_classes=head.shape[0], image_shape=image_shape, convolution=lowering
-    )
+    model = build_model(described, num_classes=head.shape[0], image_shape=image_shape, convolution=lowering)
     like = jax.eval_shape(model.init, jax.random.key(0))
     return MeasuredModel(
         model=model,

@@ -21,8 +21,13 @@ from mu_jax.experiments.progress import TrainingProgress
 from mu_jax.experiments.run_folder import RunFolder, finished_results, read_json
 from mu_jax.experiments.saved_checkpoint import read_checkpoint
 from mu_jax.experiments.setting import Trained
-from mu_jax.experiments.unlearn_saved_results import Unlearned, evaluate_saved, left_out_line
-from mu_jax.experiments.unlearn_saved_setting import SavedSetting, prepare_saved
+from mu_jax.experiments.unlearn_saved_results import Unlearned, evaluate_saved, left_out_line, left_out_of
+from mu_jax.experiments.unlearn_saved_setting import (
+    WEIGHTS,
+    SavedSetting,
+    prepare_saved,
+    refuse_other_weights,
+)
 from mu_jax.experiments.unlearning_comparison import query_models
 from mu_jax.unlearning.methods import METHODS, make_plan, neighbours_config
 from mu_jax.unlearning.neighbours import adversarial_neighbours
@@ -45,6 +50,7 @@ def run(
     config, source = read_checkpoint(config, overrides or {})
     done = finished_results(workdir, to_dict(config))
     if done is not None:
+        refuse_other_weights(config, source, done)
         return done, True
     setting = prepare_saved(config, source)
     folder = RunFolder(
@@ -53,7 +59,7 @@ def run(
         inputs={
             "fingerprint of the data": setting.dataset.fingerprint(),
             "fingerprint of the splits": setting.splits.fingerprint(),
-            "weights of the checkpoint": variables_sha256(setting.original),
+            WEIGHTS: variables_sha256(setting.original),
             "convolution": setting.lowering,
             "backend": jax.default_backend(),
         },
@@ -85,7 +91,7 @@ def _prepare_plan(
         stored, searched = None, 0.0
         if METHODS[config.method].neighbours:
             stored, searched = _neighbours(setting, folder.path, shown)
-            if line := left_out_line(stored.not_flipped.tolist(), stored.flipped_back.tolist()):
+            if line := left_out_line(left_out_of(stored, setting.task.forget)):
                 shown.say(line)
         began = time.perf_counter()
         settings = METHODS[config.method].settings_of(config.methods)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ NO_RETRAIN = (
     "the figures ought to move; unlearning_methods compares with retraining."
 )
 _NAMED = 10
+_WHY = {
+    "not_flipped": "did not flip within the largest ε",
+    "flipped_back": "flipped back as they are stored",
+    "not_covered": "the ready set says nothing of",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +50,7 @@ def evaluate_saved(
     if len(splits.validation):
         parts["validation"] = splits.validation
     trained, stored = unlearned.trained, unlearned.neighbours
+    known = None if setting.run is None else setting.run.augmentation
     models = {name: _figures(setting, parts, output) for name, output in logits.items()}
     models["original"] |= _costs_of_original(setting)
     models[config.method] |= {
@@ -62,6 +68,7 @@ def evaluate_saved(
             "path": str(pathlib.Path(config.checkpoint).expanduser()),
             "model": config.checkpoint_model if setting.run is not None else None,
             "sha256": variables_sha256(setting.original),
+            "augmentation": None if known is None else list(known),
         },
         "method": config.method,
         "data": data_facts(setting)
@@ -104,20 +111,35 @@ def _costs_of_original(setting: SavedSetting) -> dict[str, Any]:
 
 def _describe(setting: SavedSetting, stored: StoredAdversarialSet) -> dict[str, Any]:
     of_model = {"ready": setting.ready is not None, "model_sha256": stored.model_sha256}
-    return of_model | neighbours_facts(stored)
+    return of_model | neighbours_facts(stored) | left_out_of(stored, setting.splits.forget)
 
 
-def left_out_line(not_flipped: Sequence[int], flipped_back: Sequence[int]) -> str:
-    """One line that counts and names the examples without an adversarial neighbour; empty where there are none."""
-    rows = sorted([*not_flipped, *flipped_back])
-    if not rows:
+def left_out_of(stored: StoredAdversarialSet, forget: np.ndarray) -> dict[str, list[int]]:
+    """The examples of `forget` without a neighbour, by the reason; `not_covered` are those a ready set says nothing of.
+
+    What a set left out besides, being made for more examples than these, is no concern of this request.
+    """
+    known = {
+        "not_flipped": np.intersect1d(stored.not_flipped, forget),
+        "flipped_back": np.intersect1d(stored.flipped_back, forget),
+    }
+    covered = np.concatenate([stored.index, *known.values()])
+    known["not_covered"] = np.setdiff1d(forget, covered)
+    return {reason: rows.tolist() for reason, rows in known.items()}
+
+
+def left_out_line(left_out: Mapping[str, Any]) -> str:
+    """One line that counts and names the examples without an adversarial neighbour; empty where there are none.
+
+    `left_out` is what `left_out_of` says, alone or among other facts of the set.
+    """
+    rows = {reason: left_out.get(reason, []) for reason in _WHY}
+    every = sorted(row for some in rows.values() for row in some)
+    if not every:
         return ""
-    named = ", ".join(map(str, rows[:_NAMED])) + (", …" if len(rows) > _NAMED else "")
-    back = f", {len(flipped_back)} flipped back as they are stored" if flipped_back else ""
-    return (
-        f"left out of the adversarial set: {named} ({len(not_flipped)} did not flip within the largest ε{back}; "
-        "all are named in results.json)"
-    )
+    named = ", ".join(map(str, every[:_NAMED])) + (", …" if len(every) > _NAMED else "")
+    why = ", ".join(f"{len(some):,} {_WHY[reason]}" for reason, some in rows.items() if some)
+    return f"left out of the adversarial set: {named} ({why}; all are named in results.json)"
 
 
 def saved_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
@@ -125,8 +147,5 @@ def saved_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
     checkpoint = results["checkpoint"]
     source = " of ".join(filter(None, [checkpoint["model"], checkpoint["path"]]))
     title = f"{results['data']['name']}: {results['method']} forgets {results['data']['forget']} examples ({source})"
-    lines = [
-        left_out_line(neighbours["not_flipped"], neighbours["flipped_back"])
-        for neighbours in results["neighbours"]
-    ]
+    lines = [left_out_line(neighbours) for neighbours in results["neighbours"]]
     return title, before_and_after(results, compact=True), [*filter(None, lines), results["note"]]

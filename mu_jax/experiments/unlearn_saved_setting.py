@@ -2,13 +2,15 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
 from mu_jax.adversarial.pixels import PixelModel
-from mu_jax.adversarial.stored import StoredAdversarialSet, load
-from mu_jax.config import InputError, UnlearnSaved
+from mu_jax.adversarial.stored import StoredAdversarialSet, load, variables_sha256
+from mu_jax.config import InputError, UnlearnSaved, first_difference
 from mu_jax.config.errors import one_of, require
 from mu_jax.data.dataset import Dataset
 from mu_jax.data.random_streams import host_stream
@@ -16,10 +18,14 @@ from mu_jax.data.splits import Splits, draw_validation, read_indices
 from mu_jax.experiments.saved_checkpoint import SavedRun
 from mu_jax.experiments.saved_models import load_model
 from mu_jax.experiments.setting import Setting, attack_model, build_models, read_data
+from mu_jax.models import Model, build_model
 from mu_jax.models.pytorch_import import load_state_dict, resnet18_from_state_dict
 from mu_jax.ops import choose_lowering
 from mu_jax.unlearning.methods import METHODS
 from mu_jax.unlearning.plan import PyTree, Task
+
+WEIGHTS = "weights of the checkpoint"
+"""What config.json calls their hash."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +73,7 @@ class SavedSetting(Setting):
 def prepare_saved(config: UnlearnSaved, run: SavedRun | None) -> SavedSetting:
     """Read and check everything that the config points at; writes nothing."""
     _check_method(config)
-    saved = None if run is None else load_model(run.folder, run.name)
+    variables = None if run is None else load_model(run.folder, run.name).variables
     dataset = read_data(config.data, config.seed if run is None else run.data_seed)
     if run is not None:
         _check_data(config, run, dataset)
@@ -80,12 +86,8 @@ def prepare_saved(config: UnlearnSaved, run: SavedRun | None) -> SavedSetting:
         dtype=config.model.compute_dtype,
     )
     model, query_model = build_models(config.model, dataset, lowering)
-    if saved is None:
-        like = jax.eval_shape(model.init, jax.random.key(0))
-        path = pathlib.Path(config.checkpoint).expanduser()
-        variables = resnet18_from_state_dict(load_state_dict(path), like)
-    else:
-        variables = saved.variables
+    if variables is None:
+        variables = _of_file(config, model)
     ready = None
     if config.neighbours_file:
         ready = load(
@@ -100,6 +102,36 @@ def prepare_saved(config: UnlearnSaved, run: SavedRun | None) -> SavedSetting:
     )
     _ = setting.nonmembers  # fails now rather than after training
     return setting
+
+
+def refuse_other_weights(config: UnlearnSaved, run: SavedRun | None, results: Mapping[str, Any]) -> None:
+    """InputError where the checkpoint is no longer what `results`, of the same config, were made from.
+
+    The data are not read: the checkpoint alone tells, with what the results say of the images' shape.
+    """
+    if run is None:
+        model = build_model(
+            config.model,
+            num_classes=results["data"]["classes"],
+            image_shape=tuple(results["data"]["image_shape"]),
+            convolution=results["model"]["convolution"],
+        )
+        variables = _of_file(config, model)
+    else:
+        variables = load_model(run.folder, run.name).variables
+    key = WEIGHTS
+    difference = first_difference({key: results["checkpoint"]["sha256"]}, {key: variables_sha256(variables)})
+    if difference:
+        raise InputError(
+            f"The finished run was of another model in {config.checkpoint}: {difference}; choose another --workdir, or "
+            "put that checkpoint back."
+        )
+
+
+def _of_file(config: UnlearnSaved, model: Model) -> PyTree:
+    """The weights in a PyTorch file, for `model`."""
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    return resnet18_from_state_dict(load_state_dict(pathlib.Path(config.checkpoint).expanduser()), like)
 
 
 def _check_method(config: UnlearnSaved) -> None:

@@ -69,8 +69,8 @@ def _matrices(
     height, width = image_size
     if stride < 1 or height % stride or width % stride:
         raise InputError(
-            f"The image is {height}×{width} pixels and the stride {stride}, but a stride around a ring must divide both "
-            "sides; pad the image to multiples of it."
+            f"The image is {height}×{width} pixels and the stride {stride}, but a stride around a ring must divide "
+            "both sides; pad the image to multiples of it."
         )
     rows, columns = height // stride, width // stride
     columns = columns // 2 + 1 if half else columns

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from mu_jax.adversarial.pgd import pgd_l2
+from mu_jax.adversarial.examples import NothingFlipsError
+from mu_jax.adversarial.pgd import minimal_epsilon, pgd_l2
 from mu_jax.adversarial.pixels import PixelModel, predict
 from mu_jax.adversarial.stored import load, make_stored, save, variables_sha256
 from mu_jax.config import InputError
@@ -107,10 +108,13 @@ def test_bad_input_is_one_sentence(made, tmp_path):
         make_stored(dataclasses.replace(found, targeted=True), images, index, attacked, variables)
     rows = found.left_out[:2]
     none = pgd_l2(attacked, variables, images[rows], labels[rows], **SEARCH)
+    # Of a kind of its own, so that other work can go on without the set.
     with pytest.raises(
-        InputError, match="None of the 2 examples is adversarial .* did not flip within ε = 0.64"
+        NothingFlipsError, match="None of the 2 examples is adversarial .* did not flip within ε = 0.64"
     ):
         make_stored(none, images[rows], index[rows], attacked, variables)
+    with pytest.raises(NothingFlipsError, match="None of the 2 examples of the probe flips within .* 0.64"):
+        minimal_epsilon(attacked, variables, images[rows], labels[rows], max_epsilon=0.64, steps=10)
     path = tmp_path / "set.npz"
     with pytest.raises(InputError, match="is not a whole adversarial set"):
         load(path, attacked, variables)

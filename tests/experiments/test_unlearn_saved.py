@@ -1,12 +1,14 @@
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 from mu_jax.adversarial.pixels import PixelModel
-from mu_jax.adversarial.stored import load, save
+from mu_jax.adversarial.stored import load, save, variables_sha256
 from mu_jax.config import (
     DataConfig,
     EvaluationConfig,
@@ -18,16 +20,18 @@ from mu_jax.config import (
     NeighboursConfig,
     OptimizationConfig,
     UnlearningComparison,
+    UnlearningMethods,
     UnlearnSaved,
     to_dict,
 )
 from mu_jax.data.sources import load_dataset
 from mu_jax.data.splits import Splits
-from mu_jax.experiments import unlearn_saved, unlearning_comparison
+from mu_jax.experiments import unlearn_saved, unlearn_saved_setting, unlearning_comparison
 from mu_jax.experiments.progress import TrainingProgress
 from mu_jax.experiments.registry import print_results
 from mu_jax.experiments.saved_checkpoint import SavedRun
 from mu_jax.experiments.saved_models import load_model
+from mu_jax.experiments.unlearn_saved_results import left_out_line
 from mu_jax.models import build_model
 from mu_jax.models.pytorch_import import _torch_name
 
@@ -163,6 +167,27 @@ def test_a_finished_run_says_so_and_other_settings_are_refused(finished, config)
     assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*")} == before
 
 
+def test_a_finished_run_is_of_the_very_weights_that_the_checkpoint_has(
+    config, trained, tmp_path, monkeypatch, no_page
+):
+    source = tmp_path / "source"
+    shutil.copytree(trained[0], source)
+    of_copy = dataclasses.replace(config, checkpoint=str(source), method="finetune")
+    results, _ = unlearn_saved.run(of_copy, tmp_path / "run")
+    monkeypatch.delattr(unlearn_saved_setting, "read_data")  # the checkpoint alone tells
+    assert unlearn_saved.run(of_copy, tmp_path / "run") == (results, True)
+    kept = source / "checkpoints" / "original"
+    kept.rename(source / "kept")
+    shutil.copytree(source / "checkpoints" / "retrain", kept)
+    with pytest.raises(
+        InputError, match="another model in .*: weights of the checkpoint was '.* and is now '"
+    ):
+        unlearn_saved.run(of_copy, tmp_path / "run")
+    shutil.rmtree(kept)
+    (source / "kept").rename(kept)
+    assert unlearn_saved.run(of_copy, tmp_path / "run") == (results, True)
+
+
 class Killed(TrainingProgress):
     def update(self, report):
         if report.step >= 20:
@@ -221,6 +246,56 @@ def test_what_does_not_flip_is_counted_and_named(config, tmp_path, capsys, no_pa
     for text in (shown.out, shown.err):
         assert f"left out of the adversarial set: {min(left_out)}" in text
         assert f"({len(left_out)} did not flip" in text
+
+
+def test_a_ready_set_that_covers_a_part_says_which_it_does_not(finished, config, tmp_path, capsys, no_page):
+    workdir, _ = finished
+    attacked = PixelModel.of(load_model(config.checkpoint, "original").model, COMPARISON.data)
+    whole = load(workdir / "neighbours.npz", attacked, None, transferred=True)
+    forget = np.sort(np.load(config.forget.indices))
+    lost, missing = whole.index[:2], np.sort(whole.index[2:5])
+    columns = ("images", "labels", "adversarial_labels", "epsilon", "distance", "index")
+    part = dataclasses.replace(
+        whole,
+        **{name: getattr(whole, name)[5:] for name in columns},
+        # The first of them is none that this request forgets.
+        flipped_back=np.concatenate([np.setdiff1d(np.arange(120), forget)[:1], lost]),
+    )
+    save(tmp_path / "part.npz", part)
+    methods = MethodsConfig(
+        amun=dataclasses.replace(METHODS.amun, optimization=dataclasses.replace(AMUN, epochs=1.0))
+    )
+    given = dataclasses.replace(config, neighbours_file=str(tmp_path / "part.npz"), methods=methods)
+    results, _ = unlearn_saved.run(given, tmp_path / "run")
+    (neighbours,) = results["neighbours"]
+    assert neighbours["not_covered"] == missing.tolist()
+    assert neighbours["flipped_back"] == np.sort(lost).tolist() and neighbours["not_flipped"] == []
+    assert neighbours["examples"] + 3 + 2 == len(forget)
+    named = ", ".join(map(str, sorted([*lost, *missing])))
+    line = (
+        f"left out of the adversarial set: {named} (2 flipped back as they are stored, 3 the ready set says"
+    )
+    print_results(results, tmp_path / "run", True)
+    shown = capsys.readouterr()
+    assert line in shown.out.replace("\n", " ") and line in shown.err.replace("\n", " ")
+    # A set of nothing that is to be forgotten is refused.
+    other = with_forget(given, np.setdiff1d(trained_rows(config), forget)[:5], tmp_path / "other.npy")
+    with pytest.raises(InputError, match="hold 15 examples that are not to be forgotten") as refused:
+        unlearn_saved.run(other, tmp_path / "refused")
+    assert "\n" not in str(refused.value)
+
+
+def trained_rows(config):
+    splits = Splits.load(pathlib.Path(config.checkpoint) / "splits.npz")
+    return np.union1d(splits.retain, splits.forget)
+
+
+def test_a_whole_set_leaves_nothing_to_say(finished):
+    (neighbours,) = finished[1]["neighbours"]
+    assert neighbours["not_covered"] == []
+    # Results of a run before ready sets were compared with the forget set.
+    older = {key: value for key, value in neighbours.items() if key != "not_covered"}
+    assert left_out_line(neighbours) == left_out_line(older)
 
 
 def test_a_folder_in_which_nothing_flips_may_be_tried_with_other_settings(config, tmp_path):
@@ -344,6 +419,15 @@ def test_a_pytorch_file_is_taken_with_the_configs_data_and_model(config, tmp_pat
     assert (resolved, run) == (file, None)
     setting = unlearn_saved.prepare_saved(resolved, run)
     jax.tree.map(np.testing.assert_array_equal, setting.original, wanted)
+    facts = {
+        "checkpoint": {"sha256": variables_sha256(wanted)},
+        "data": {"classes": 10, "image_shape": [8, 8, 1]},
+        "model": {"convolution": "patches"},
+    }
+    unlearn_saved_setting.refuse_other_weights(file, None, facts)
+    numpy_file.save_file({name: leaf + np.float32(1) for name, leaf in named.items()}, file.checkpoint)
+    with pytest.raises(InputError, match="weights of the checkpoint was"):
+        unlearn_saved_setting.refuse_other_weights(file, None, facts)
     # The data, validation and all, by the config's own seed.
     assert [len(rows) for rows in vars(setting.splits).values()] == [97, 11, 12, 100]
     assert setting.data_seed == file.seed
@@ -361,6 +445,35 @@ def test_a_repeated_run_has_splits_of_its_own(tmp_path):
         ("amun@1.1.2", np.setdiff1d(whole, [2, 3, 4])),
     ):
         np.testing.assert_array_equal(SavedRun(tmp_path, name, None, {}, "").rows()[0], known)
+
+
+def test_a_models_augmentation_is_that_of_its_own_training(finished, tmp_path):
+    mirrored = dataclasses.replace(TRAINING, crop_padding=2, flip=True)
+    methods = MethodsConfig(
+        finetune=TRAINING, salun=dataclasses.replace(MethodsConfig().salun, optimization=mirrored)
+    )
+
+    def seen(config, name, results):
+        return SavedRun(tmp_path, name, config, results, "").augmentation
+
+    # Of a comparison's settings count those of training and of the model's own method.
+    plain = UnlearningMethods(train=TRAINING, methods=methods)
+    assert [seen(plain, name, {}) for name in ("original", "retrain", "finetune@0.0.1", "salun")] == [
+        (0, False), (0, False), (0, False), (2, True),
+    ]  # fmt: skip
+    assert seen(dataclasses.replace(plain, train=mirrored), "finetune", {}) == (2, True)
+    assert seen(dataclasses.replace(COMPARISON, finetune=mirrored), "finetune", {}) == (2, True)
+    assert seen(dataclasses.replace(COMPARISON, finetune=mirrored), "retrain", {}) == (0, False)
+    # Of a chain those of what came before, which its results say, and of the run's one method.
+    once = UnlearnSaved(method="finetune", methods=methods)
+    before = {"checkpoint": {"augmentation": [0, False]}}
+    assert seen(once, "finetune", before) == (0, False)
+    assert seen(dataclasses.replace(once, method="salun"), "salun", before) == (2, True)
+    assert seen(once, "finetune", {"checkpoint": {"augmentation": [4, True]}}) == (4, True)
+    assert seen(once, "finetune", {"checkpoint": {}}) == (0, False)  # an older run
+    # Of a file nobody knows, nor of what was made from it: nothing is held back.
+    assert seen(once, "finetune", {"checkpoint": {"augmentation": None}}) is None
+    assert finished[1]["checkpoint"]["augmentation"] == [0, False]
 
 
 def test_a_pytorch_file_says_what_it_is_not(config, tmp_path):

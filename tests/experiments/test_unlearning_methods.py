@@ -1,18 +1,21 @@
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mu_jax.adversarial.examples import NothingFlipsError
 from mu_jax.adversarial.stored import variables_sha256
 from mu_jax.config import InputError
 from mu_jax.config.unlearning import PoolConfig, RequestsConfig, RobustConfig, StudyConfig
 from mu_jax.data.splits import splits_of_search
-from mu_jax.experiments import methods_models
+from mu_jax.experiments import methods_models, methods_requests, unlearning_methods
 from mu_jax.experiments.methods_answers import load_answer
 from mu_jax.experiments.methods_setting import Case, prepare_methods
+from mu_jax.experiments.registry import print_results
 from mu_jax.experiments.saved_models import load_model
 from mu_jax.experiments.unlearning_methods import run
 from mu_jax.training.checkpoints import Checkpoints
@@ -223,6 +226,68 @@ def test_a_method_that_diverges_is_named_and_the_others_go_on(tmp_path, monkeypa
     assert "invented here" in row["reason"]
 
 
+def test_a_forget_set_in_which_nothing_flips_is_done_without_the_methods_that_need_it(
+    tmp_path, monkeypatch, capsys
+):
+    config = dataclasses.replace(SMALL, study=StudyConfig(forget_sets=2, runs=2))
+    second = prepare_methods(config).splits[1].forget
+    search = methods_models.adversarial_neighbours
+
+    def too_near(task, settings):
+        if np.array_equal(task.forget, second):
+            settings = dataclasses.replace(settings, epsilon=1e-4, max_epsilon=1e-4, steps=1)
+        return search(task, settings)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    workdir = tmp_path / "run"
+    monkeypatch.setattr(methods_models, "adversarial_neighbours", too_near)
+    with monkeypatch.context() as patch:
+        patch.setattr(unlearning_methods, "write_methods_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, workdir)
+    reason = "Forget set 1 of base model 0 has no adversarial neighbours (own): None of the 40 examples"
+    assert reason in capsys.readouterr().err
+    # A resumed run does not search again.
+    monkeypatch.setattr(methods_models, "adversarial_neighbours", None)
+    results, done_before = run(config, workdir)
+    assert not done_before
+    rows = results["tables"]["left_out"]
+    assert [(row["method"], row["forget_set"], row["run"]) for row in rows] == [
+        ("amun", 1, 0),
+        ("amun", 1, 1),
+    ]
+    for row in rows:
+        assert row["reason"].startswith(reason) and "within ε = 0.0001" in row["reason"]
+        assert "larger neighbours.max_epsilon" in row["reason"]
+    assert results["tables"]["diverged"] == []
+    models = results["models"]
+    assert {name: (model["n"], model["left_out"]) for name, model in models.items()} == {
+        "original": (2, 0), "retrain": (2, 0), "retrain_again": (2, 0), "finetune": (4, 0), "amun": (2, 2),
+    }  # fmt: skip
+    assert [one["forget_set"] for one in results["neighbours"]] == [0]
+    assert {row["forget_set"] for row in results["tables"]["bound"]} == {0}
+    assert "Left out, because no image of the forget set has" in (workdir / "report.html").read_text()
+    print_results(results, workdir, False)
+    assert "no adversarial neighbours: 2 runs left out (amun)" in capsys.readouterr().out
+
+
+def test_a_request_in_which_nothing_flips_ends_the_requests_and_not_the_run(tmp_path, monkeypatch):
+    search = methods_requests.adversarial_neighbours
+
+    def none_of_the_second(task, settings):
+        if len(task.retain) < 160 - 12:
+            raise NothingFlipsError("None flips: invented here.")
+        return search(task, settings)
+
+    monkeypatch.setattr(methods_requests, "adversarial_neighbours", none_of_the_second)
+    config = dataclasses.replace(SMALL, names=("finetune",), requests=RequestsConfig(number=2, size=12))
+    results, _ = run(config, tmp_path / "run")
+    rows = results["tables"]["requests"]
+    assert [(row["kind"], row["request"]) for row in rows] == [("amun", 1), ("amun_adaptive", 1)]
+
+
 def test_every_method_has_a_name_that_a_config_may_give():
     assert set(CONFIG.names) < set(METHODS)
     with pytest.raises(InputError, match="names is 'amum'.*did you mean 'amun'"):
@@ -296,3 +361,16 @@ def test_a_finished_pool_serves_another_run_and_one_of_other_data_is_refused(fin
     with pytest.raises(InputError, match="examples that are not the data's"):
         run(other, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_pool_whose_first_query_is_not_the_image_as_it_is_is_refused(finished, tmp_path):
+    signals = tmp_path / "pool" / "signals"
+    shutil.copytree(finished[0] / "pool" / "signals", signals)
+    said = json.loads((signals / "pool.json").read_text())
+    assert said["queries"] == [{"flip": False, "down": 0, "right": 0}]
+    given = dataclasses.replace(SMALL, names=("finetune",), pool=PoolConfig(folder=str(tmp_path / "pool")))
+    for first in ({"flip": True, "down": 0, "right": 0}, {"flip": False, "down": 1, "right": 0}, "plain"):
+        (signals / "pool.json").write_text(json.dumps(said | {"queries": [first]}))
+        with pytest.raises(InputError, match="The first query of the pool .* the image as it is"):
+            run(given, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

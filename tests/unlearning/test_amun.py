@@ -407,6 +407,31 @@ def test_misclassified_examples_stay_and_what_does_not_flip_is_left_out(trained,
     assert len(plan.index) == N + len(few.index) and len(plan.examples.images) == N + T + len(few.index)
 
 
+def test_what_the_reader_sees_otherwise_than_the_attacked_is_counted_named_and_left_out(trained, found):
+    """The reader's logits are coarser: where the two best are one to it, the first class wins, be it the true one."""
+    task = trained[0]
+
+    def rounded(variables, images, *, train):
+        logits, statistics = SMALL.apply(variables, images, train=train)
+        return jnp.round(logits * 2) / 2, statistics
+
+    reader = SMALL._replace(apply=rounded)
+    apart = dataclasses.replace(task, query_model=reader, attack_model=SMALL)
+    assert apart.attacked is SMALL and apart.reader is reader
+    few = adversarial_neighbours(apart, SEARCH)
+    # The attack is the same; which of its images flip back, the reader's logits say.
+    logits = np.round(logits_of(task.original, found.images) * 2) / 2
+    back = found.index[logits.argmax(axis=1) == found.labels]
+    assert 0 < len(back) < len(FORGET)
+    np.testing.assert_array_equal(np.sort(few.flipped_back), np.sort(back))
+    assert len(few.not_flipped) == 0 and sorted([*few.index, *few.flipped_back]) == sorted(FORGET)
+    np.testing.assert_array_equal(few.images, found.images[np.isin(found.index, few.index)])
+    assert np.all(few.adversarial_labels != few.labels)
+    plan = amun(apart, AmunConfig(OPTIMIZATION), few)
+    assert set(back) < set(plan.index)  # still to be forgotten, as itself alone
+    assert len(plan.index) == N + len(FORGET) - len(back)
+
+
 def test_a_first_radius_is_doubled_as_far_as_there_is_unless_a_largest_is_set(trained, found):
     far = adversarial_neighbours(trained[0], dataclasses.replace(SEARCH, epsilon=0.02))
     assert len(far.not_flipped) == 0 and sorted(far.index) == sorted(FORGET)

@@ -35,7 +35,7 @@ _ROLES = {
 }
 
 # What this page shows in its own way.
-_SHOWN = ("runs", "bound", "requests", "diverged")
+_SHOWN = ("runs", "bound", "requests", "diverged", "left_out")
 _MOST_NAMED = 5
 
 # Heading, and what the reader should look for.
@@ -188,6 +188,13 @@ def _warnings(results: Mapping) -> list[str]:
     if lost:
         named = ", ".join(f"{name} ({_number(len(rows), 'run')})" for name, rows in lost.items())
         found.append(f"Diverged, and without figures: {named}. Means are over the runs that did not.")
+    lacking = tables.by_name(tables.rows_of(results, "left_out"), "method")
+    if lacking:
+        named = ", ".join(f"{name} ({_number(len(rows), 'run')})" for name, rows in lacking.items())
+        found.append(
+            f"Left out, because no image of the forget set has an adversarial neighbour: {named}. Means are over the "
+            "other forget sets."
+        )
     left_out = {
         row
         for made in results.get("neighbours") or ()
@@ -300,11 +307,9 @@ def _further(results: Mapping) -> list[str]:
     parts += [
         (name, html.table(content)) for name, content in named_tables(results).items() if name not in _SHOWN
     ]
-    diverged = tables.rows_of(results, "diverged")
-    if diverged:
-        parts.append(
-            ("Diverged runs", html.table(named_tables({"tables": {"diverged": diverged}})["diverged"]))
-        )
+    for key, heading in (("diverged", "Diverged runs"), ("left_out", "Runs without adversarial neighbours")):
+        if lost := tables.rows_of(results, key):
+            parts.append((heading, html.table(named_tables({"tables": {key: lost}})[key])))
     shown = (f"<h3>{escape(heading)}</h3>{content}" for heading, content in parts)
     runs = tables.runs_table(results)
     every = _folded(

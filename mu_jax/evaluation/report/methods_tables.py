@@ -54,13 +54,14 @@ _TERMS = {
 def methods_by_gap(models: Mapping[str, Row]) -> list[str]:
     """The methods, nearest to retraining first; the original and retrained models are none of them.
 
-    A method of which runs diverged comes after all others: the gap of those that did not is no gap of the method.
+    A method of which runs diverged, or were left out for want of neighbours, comes after all others: the gap of those
+    that are there is no gap of the method.
     """
     names = [name for name in models if name not in REFERENCES]
     return sorted(
         names,
         key=lambda name: (
-            bool(models[name].get("diverged")),
+            bool(models[name].get("diverged") or models[name].get("left_out")),
             _or_last(models[name].get("gap_to_retrain")),
         ),
     )

@@ -154,11 +154,18 @@ def _neighbours(results: Mapping[str, Any]) -> list[str]:
     pieces = []
     for one in results["neighbours"]:
         left_out = len(one["not_flipped"]) + len(one["flipped_back"])
+        strange = len(one.get("not_covered", []))
+        uncovered = (
+            f" The ready set says nothing of {strange:,}, which are visited without one too."
+            if strange
+            else ""
+        )
         pieces += [
             "<h3>Adversarial neighbours</h3>",
             f"<p>{one['examples']:,} examples have one, at a mean distance of {one['mean_distance']:.3g} "
             f"({escape(one['norm'])}, pixels in [0, 1]); {one['misclassified']:,} of them were misclassified as they "
-            f"are, and stand for themselves. {left_out:,} did not flip, and are visited without a neighbour.</p>",
+            f"are, and stand for themselves. {left_out:,} did not flip, and are visited without a neighbour."
+            f"{uncovered}</p>",
         ]
     return pieces
 

@@ -96,8 +96,8 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{NORMS[norm]}, clip {clip_words(first['clip'])} → {clip_words(last['clip'])}: test accuracy "
             f"{change('test', 100.0, 1)}%, robust {change('robust_accuracy', 100.0, 1)}%, transfer "
-            f"{change('transfer', 100.0, 1)}%, δ {change('distance', 1.0, 3)}, AMUN's gap {change('gap_amun', 100.0, 2)} "
-            "points"
+            f"{change('transfer', 100.0, 1)}%, δ {change('distance', 1.0, 3)}, AMUN's gap "
+            f"{change('gap_amun', 100.0, 2)} points"
         )
     return found
 

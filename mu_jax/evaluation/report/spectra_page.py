@@ -32,7 +32,8 @@ def render_spectra_page(
     """The page as HTML, with the figure's PNG bytes embedded."""
     facts, model, spectra = results["data"], results["model"], results["spectra"]
     shape = "×".join(map(str, facts["image_shape"]))
-    where = f"{spectra['name']} · {model['name']} of width {model['width']} · images of {shape} · seed {results['seed']}"
+    network = f"{model['name']} of width {model['width']}"
+    where = f"{spectra['name']} · {network} · images of {shape} · seed {results['seed']}"
     composed = composed_table(results)
     batch_norm = [
         "<h3>With batch-norm</h3>",
@@ -50,9 +51,9 @@ def render_spectra_page(
         html.figure(
             "claimed_against_true",
             "Claimed against measured",
-            "Left: each layer's norm. Right: what a method claims, divided by it, on a logarithmic axis; right of the line "
-            "at one the claim is above the true norm, left of it below. Only marks that cannot lie on the left are "
-            "bounds.",
+            "Left: each layer's norm. Right: what a method claims, divided by it, on a logarithmic axis; right of the "
+            "line at one the claim is above the true norm, left of it below. Only marks that cannot lie on the left "
+            "are bounds.",
             images["claimed_against_true"],
         ),
         "<section><h2>Further numbers</h2><h3>Time</h3>",
@@ -86,15 +87,24 @@ def _terms(results: Mapping[str, Any]) -> dict[str, str]:
         "Norm": "the largest singular value of the layer as the linear map that it is, with its stride and padding by "
         f"zeros, to a relative error of {results['spectra']['tolerance']:g} by its estimate.",
         "In parentheses": "the claim divided by the norm.",
-        names["miyato"]: "norm of the kernel as a matrix [E, h·w·D], where Miyato's iteration settles. At most the norm, "
+        names[
+            "miyato"
+        ]: "norm of the kernel as a matrix [E, h·w·D], where Miyato's iteration settles. At most the norm, "
         "where a patch fits into the image; of a dense layer, the norm.",
-        names["reshaped_bound"]: "the same times the root of the number of patches that a pixel lies in (√(h·w) at stride "
+        names[
+            "reshaped_bound"
+        ]: "the same times the root of the number of patches that a pixel lies in (√(h·w) at stride "
         "1): never below the norm.",
-        names["miyato_started"]: "the same kernel, iterated so often from a random vector, as at a training's first "
-        "step.",
+        names[
+            "miyato_started"
+        ]: "the same kernel, iterated so often from a random vector, as at a training's first step.",
         names["gouk"]: "power iterations on the layer itself, from a random vector: never above the norm.",
-        names["fourier"]: "exact for a periodic image without a stride (Sedghi et al.); for zeros around the image no "
+        names[
+            "fourier"
+        ]: "exact for a periodic image without a stride (Sedghi et al.); for zeros around the image no "
         "bound from either side.",
-        names["fourier_bound"]: "exact for the smallest periodic image, with the stride, that holds the layer's image and "
+        names[
+            "fourier_bound"
+        ]: "exact for the smallest periodic image, with the stride, that holds the layer's image and "
         "its zeros: never below the norm.",
     }
