@@ -89,6 +89,7 @@ class SmoothAmun:
     train: OptimizationConfig = OptimizationConfig()
     """The originals and the retrained models of all kinds."""
     smoothness: SmoothnessConfig = SmoothnessConfig()
+    """The kinds of models."""
     clipping: ClippingConfig = ClippingConfig()
     """The schedule of models with batch-norm."""
     clipping_without_norm: ClippingConfig = ClippingConfig(every=100, steps=1, composed_every=0)

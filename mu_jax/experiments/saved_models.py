@@ -13,6 +13,7 @@ from mu_jax.config import (
     InputError,
     OptimizationConfig,
     ShadowSweep,
+    SmoothAmun,
     UnlearningComparison,
     UnlearnSaved,
     from_config_dict,
@@ -48,7 +49,7 @@ class SavedModel:
 def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
     """A model of a finished run, by its name there: `original`, a method, `retrain` or `retrain_again` of a comparison;
     of repeated ones `METHOD@BASE.FORGET_SET.RUN` (`amun@0.2.1`), or METHOD alone for the first; `shadow_00000` and so
-    on of a sweep with `sweep.keep_models`.
+    on of a sweep with `sweep.keep_models`; `original@none_c1_0` and so on of a study of smooth models.
 
     The data are not read. InputError where the run is not finished, or has no such model.
     """
@@ -56,12 +57,18 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
     saved, results = read_config(workdir), read_json(workdir / "results.json")
     if saved is None or results is None:
         raise InputError(f"{workdir} holds no finished run; run the experiment there to its end first.")
+    config = from_config_dict(saved["config"])
     kind = name.partition("@")[0]
-    if kind not in results["models"]:
-        names = list(results["models"])
+    names = list(results["models"])
+    if isinstance(config, SmoothAmun):
+        # One of its kind: `original@none_c1_0`, of ResNets with another norm than the config's.
+        names = [f"{row['role']}@{row['kind']}_{row['number']}" for row in results["tables"]["runs"]]
+        kind, norm = name, name.partition("@")[2].partition("_")[0]
+        if name in names:
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
+    if kind not in names:
         listed = ", ".join(names) if len(names) < 10 else f"{names[0]} to {names[-1]}"
         raise InputError(f"{workdir} has no model {name!r}, but {listed}; name one of these.")
-    config = from_config_dict(saved["config"])
     if isinstance(config, UnlearnSaved) and kind == "original":
         where, whose = results["checkpoint"]["path"], results["checkpoint"]["model"]
         source = f"{whose!r} of {where}" if whose else where
@@ -83,7 +90,7 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
             f"{checkpoints.directory} holds no checkpoint (a sweep keeps models only with sweep.keep_models); run the "
             "experiment again elsewhere."
         )
-    if isinstance(config, ShadowSweep):
+    if isinstance(config, ShadowSweep | SmoothAmun):
         like = jax.eval_shape(model.init, jax.random.key(0))
         return SavedModel(model, checkpoints.restore(step, like), config.data)
     # A comparison's checkpoint holds the optimizer's state too, whose shape the recipe tells.

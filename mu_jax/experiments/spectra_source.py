@@ -11,6 +11,7 @@ from mu_jax.config import (
     InputError,
     ModelConfig,
     ShadowSweep,
+    SmoothAmun,
     Spectra,
     UnlearningComparison,
     UnlearningMethods,
@@ -24,7 +25,7 @@ from mu_jax.models.pytorch_import import load_state_dict, resnet18_from_state_di
 from mu_jax.ops import choose_lowering, signal_lowering
 
 # Whose models `load_model` can load.
-_KINDS = (UnlearningComparison, UnlearningMethods, UnlearnSaved, ShadowSweep)
+_KINDS = (UnlearningComparison, UnlearningMethods, UnlearnSaved, ShadowSweep, SmoothAmun)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +87,15 @@ def _of_run(config: Spectra, path: pathlib.Path) -> MeasuredModel:
         raise InputError(f"{path} holds a run that is not finished; run its own command to the end first.")
     loaded = load_model(path, config.checkpoint_model)
     lowering = signal_lowering(results["model"]["convolution"])
+    # A study of smooth models has both kinds.
+    norm = "batch" if loaded.variables["batch_stats"] else "none"
     return MeasuredModel(
         model=loaded.model,
         variables=loaded.variables,
         lowering=lowering,
         name=f"{config.checkpoint_model} of {path.absolute().name}",
         source={"path": str(path.absolute()), "model": config.checkpoint_model},
-        facts=_facts(theirs.model, lowering),
+        facts=_facts(dataclasses.replace(theirs.model, norm=norm), lowering),
         image_shape=tuple(results["data"]["image_shape"]),
         classes=results["data"]["classes"],
     )

@@ -18,6 +18,7 @@ from mu_jax.config import (
 from mu_jax.config.methods import AmunConfig, NeighboursConfig
 from mu_jax.config.smooth import SmoothnessConfig, TransferConfig
 from mu_jax.config.unlearning import RobustConfig
+from mu_jax.experiments.saved_models import load_model
 from mu_jax.experiments.smooth_amun import run
 from mu_jax.experiments.smooth_answers import load_answer
 from mu_jax.experiments.smooth_setting import Kind, Member, prepare_smooth
@@ -111,6 +112,15 @@ def test_a_run_cut_off_goes_on_and_gives_the_same_bits(folder, results, tmp_path
     lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     assert len({(line["model"], line["members"][0], line["step"]) for line in lines}) == len(lines)
     assert run(CONFIG, copy)[1]
+
+
+def test_a_model_of_the_study_can_be_loaded_by_its_name(folder):
+    loaded = load_model(folder, "amun@batch_c1_1")
+    images = prepare_smooth(CONFIG).dataset.images[:20]
+    answer = load_answer(folder / "answers" / "amun@batch_c1_1.npz")
+    np.testing.assert_allclose(loaded.predict(images), answer.logits[:20], rtol=1e-3, atol=1e-4)
+    with pytest.raises(InputError, match="has no model 'amun', but original@batch_free_0 to"):
+        load_model(folder, "amun")
 
 
 def test_retrained_models_do_not_know_the_forgotten_images():
