@@ -98,6 +98,7 @@ class SmoothAmun:
     neighbours: NeighboursConfig = NeighboursConfig()
     robust: RobustConfig = RobustConfig()
     transfer: TransferConfig = TransferConfig()
+    """From one original of a kind to another."""
     loop: LoopConfig = LoopConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

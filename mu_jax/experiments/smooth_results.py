@@ -42,6 +42,9 @@ class _Judged:
     accuracy: dict[str, float]
     loss_auc: float
 
+    learned: bool
+    """whether it is right more than twice as often as chance on what every model was trained on"""
+
     @property
     def behaviour(self) -> Behaviour:
         return Behaviour(
@@ -122,9 +125,11 @@ def _judge(setting: SmoothSetting, logits: np.ndarray) -> _Judged:
     scores = np.asarray(loss_scores(logits, labels), np.float64)
     compared = np.concatenate([scores[splits.forget], scores[setting.nonmembers]])
     rows = {"retain": splits.retain, "forget": splits.forget, "test": splits.test}
+    accuracy = {part: float(correct[index].mean()) for part, index in rows.items()}
     return _Judged(
-        {part: float(correct[index].mean()) for part, index in rows.items()},
+        accuracy,
         float(auc(compared, np.arange(len(compared)) < len(splits.forget))),
+        accuracy["retain"] > 2 / setting.dataset.num_classes,
     )
 
 
@@ -148,8 +153,11 @@ def _run_row(studied: Studied, judged: Mapping[Member, _Judged], member: Member)
         # The next one of its kind: two retrainings, which is the noise floor.
         after = (member.number + 1) % setting.config.smoothness.models
         reference = judged.get(Member("retrain", member.kind, after))
+    if reference is not None and not reference.learned:
+        reference = None
     labels, test = setting.dataset.labels, setting.splits.test
     return row | {
+        "learned": mine.learned,
         **mine.accuracy,
         "test_before_clipping": float((answer.logits_before[test].argmax(axis=1) == labels[test]).mean()),
         "loss_auc": mine.loss_auc,
@@ -185,16 +193,27 @@ def _summary(runs: Sequence[Mapping[str, Any]], role: str, kind: Kind) -> dict[s
 def _kind_row(
     studied: Studied, runs: Sequence[Mapping[str, Any]], judged: Mapping[Member, _Judged], kind: Kind
 ) -> dict[str, Any]:
-    """One line of the study: means over the kind's models, each with its standard deviation."""
+    """One line of the study: means over the kind's models that learned anything, each with its standard deviation."""
 
     def of(role: str, key: str) -> list[float | None]:
-        return [row.get(key) for row in runs if row["role"] == role and row["kind"] == kind.name]
+        mine = [row for row in runs if row["role"] == role and row["kind"] == kind.name]
+        return [row.get(key) for row in mine if row.get("learned")]
 
     attacked = studied.attacked[kind]
+    # The attacks were made on those that did not diverge.
+    numbers = [one.number for one in judged if one.role == "original" and one.kind == kind]
+    learned = {
+        one.number for one in judged if one.role == "original" and one.kind == kind and judged[one].learned
+    }
+
+    def of_learned(values: Sequence[float]) -> list[float]:
+        return [value for number, value in zip(numbers, values, strict=False) if number in learned]
+
+    pairs = [row for row in attacked.transfer if {row["source"], row["target"]} <= learned]
     distances = [
         float(stored.distance[stored.epsilon > 0].mean())
         for member, stored in studied.neighbours.items()
-        if member.kind == kind and (stored.epsilon > 0).any()
+        if member.kind == kind and member.number in learned and (stored.epsilon > 0).any()
     ]
     figures = {
         "test": of("original", "test"),
@@ -202,10 +221,10 @@ def _kind_row(
         "lipschitz_bound": of("original", "lipschitz_bound"),
         "largest_norm": of("original", "largest_norm"),
         "largest_composed": of("original", "largest_composed"),
-        "robust_accuracy": attacked.robust_accuracy,
-        "success": attacked.success,
-        "transfer": [row["misclassified"] for row in attacked.transfer],
-        "same_label": [row["same_label"] for row in attacked.transfer],
+        "robust_accuracy": of_learned(attacked.robust_accuracy),
+        "success": of_learned(attacked.success),
+        "transfer": [row["misclassified"] for row in pairs],
+        "same_label": [row["same_label"] for row in pairs],
         "distance": distances,
         "gap_amun": of("amun", "gap"),
         "gap_original": of("original", "gap"),
@@ -215,7 +234,12 @@ def _kind_row(
     for name, values in figures.items():
         row[name], row[f"{name}_sd"] = _spread(values)
     diverged = [member for member in studied.answers if member.kind == kind and member not in judged]
-    return row | {"models": studied.setting.config.smoothness.models, "diverged": len(diverged)}
+    return row | {
+        "models": studied.setting.config.smoothness.models,
+        "diverged": len(diverged),
+        "stuck": sum(not found.learned for member, found in judged.items() if member.kind == kind),
+        "stuck_originals": len(numbers) - len(learned),
+    }
 
 
 def _layer_rows(studied: Studied, kinds: Sequence[Kind]) -> list[dict[str, Any]]:

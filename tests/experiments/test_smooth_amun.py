@@ -25,7 +25,7 @@ from mu_jax.experiments.smooth_setting import Kind, Member, prepare_smooth
 from mu_jax.smoothness.layers import kernel_fn, kernel_of
 from mu_jax.training.checkpoints import Checkpoints
 
-TRAIN = OptimizationConfig(epochs=2.0, batch_size=32, learning_rate=0.05)
+TRAIN = OptimizationConfig(epochs=4.0, batch_size=32, learning_rate=0.1)
 SCHEDULE = ClippingConfig(every=4, steps=2, step_size=0.0, composed_every=0, first_iterations=20)
 CONFIG = SmoothAmun(
     data=DataConfig(source="digits", train_examples=200, test_examples=60),
@@ -89,9 +89,9 @@ def test_models_of_all_clips_start_from_the_same_weights_and_only_clipping_tells
     )
     # Rows of the history are steps here; the first clipping is at the fourth.
     np.testing.assert_allclose(free.history[1:4], clipped.history[1:4], rtol=1e-5)
-    # Ten more iterations around a clipping bring estimates that had not converged nearer to their norms, from below.
-    assert np.max(clipped.history[4] / free.history[4]) < 1.02
-    assert np.min(clipped.history[4] / free.history[4]) < 0.99
+    large = free.history[3] > 1.3
+    assert large.sum() > 5
+    assert np.all(clipped.history[4][large] < free.history[4][large])
 
 
 def test_a_run_cut_off_goes_on_and_gives_the_same_bits(folder, results, tmp_path):

@@ -134,6 +134,8 @@ def _terms(results: Mapping[str, Any]) -> dict[str, str]:
         "success: of those that the attacked model had right, how many it flips.",
         "δ of neighbours": "mean distance, in units of a pixel's range, from forgotten images to AMUN's adversarial "
         "neighbours, without images that were misclassified to begin with.",
+        "Failed": "models whose training diverged, or that are right at most twice as often as chance on the retained "
+        "images; they are left out of the means, and so is a gap to a retrained model that failed.",
         "Gaps": "mean absolute difference from the retrained model of the same kind over forget, retain and test "
         "accuracy and the AUC of the loss attack, in percentage points; two retrainings: the noise floor.",
     }

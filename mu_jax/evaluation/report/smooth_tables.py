@@ -37,7 +37,7 @@ def kinds_table(results: Mapping[str, Any], compact: bool = False) -> Table:
             "Transfer, same label %",
             "δ of neighbours",
         ]
-        header += ["AMUN's gap, pp", "Original's gap, pp", "Two retrainings, pp", "Diverged"]
+        header += ["AMUN's gap, pp", "Original's gap, pp", "Two retrainings, pp", "Failed"]
     rows = []
     for row in results["tables"]["kinds"]:
 
@@ -63,7 +63,7 @@ def kinds_table(results: Mapping[str, Any], compact: bool = False) -> Table:
             cells.append(cell("gap_original", 100.0, 2))
         cells.append(cell("gap_retrain_again", 100.0, 2))
         if not compact:
-            cells.append(f"{row['diverged']} of {3 * row['models']}")
+            cells.append(f"{row['diverged'] + row['stuck']} of {3 * row['models']}")
         rows.append(cells)
     return header, rows
 
@@ -136,6 +136,11 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
                 )
         if row["diverged"]:
             found.append(f"{row['kind']}: {row['diverged']} of {3 * row['models']} models diverged")
+        if row["stuck"]:
+            found.append(
+                f"{row['kind']}: {row['stuck']} of {3 * row['models']} models ({row['stuck_originals']} of them "
+                "originals) never learned to tell the classes apart, and are left out of the means"
+            )
     if any(row["norm"] == "batch" and row["clip"] for row in rows):
         found.append(
             "with batch-norm a layer's own norm says little: batch-norm divides by the deviation of what the layer "
