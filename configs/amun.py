@@ -99,24 +99,25 @@ gap is six times the noise floor, most of it FT AUC: RMIA still tells deleted im
 the true labels of the deleted images (`forget` False, the code's `advonly`): these models memorise everything and
 retraining forgets half, so that with them nothing near it was found (12 points in the search).
 
-Expected time of `:smoke`: 2 minutes 55 seconds on 2 CPU cores (JAX 0.10.2), compilation in it.
-Expected result of `:smoke` (seed 0, one run each, so a point is one image; time is training and preparation):
+Expected time of `:smoke`: 2 minutes 51 to 55 seconds on 2 idle CPU cores (JAX 0.10.2), compilation in it.
+Expected result of `:smoke` (seed 0, one run each, so a point is one image; time is training and preparation, and long,
+because other programs used the cores):
 
 | Model | Gap pp | Unlearn % | Retain % | Test % | FT AUC % | SVC % | Robust % | Time s |
 |---|---|---|---|---|---|---|---|---|
-| retrain | 0.00 | 79.0 | 98.9 | 82.8 | 46.9 | 29.0 | 17.5 | 5.14 |
-| retrain_again | 0.67 | 80.0 | 98.1 | 82.8 | 47.8 | 32.0 | 14.0 | 4.99 |
-| original | 12.81 | 97.0 | 98.7 | 82.6 | 79.7 | 7.0 | 18.0 | 5.20 |
-| random_labels | 4.15 | 90.0 | 98.0 | 82.0 | 50.8 | 34.0 | 22.5 | 1.96 |
-| salun | 4.40 | 88.0 | 97.1 | 81.4 | 52.3 | 25.0 | 19.0 | 1.99 |
-| amun_salun | 6.58 | 86.0 | 93.1 | 83.0 | 60.2 | 27.0 | 20.5 | 8.48 |
-| finetune | 6.87 | 84.0 | 91.3 | 80.2 | 59.2 | 21.0 | 26.5 | 1.58 |
-| negative_gradient_plus | 7.35 | 88.0 | 98.3 | 83.2 | 66.3 | 17.0 | 19.5 | 0.91 |
-| amun | 7.42 | 91.0 | 93.3 | 83.4 | 58.4 | 23.0 | 21.5 | 7.91 |
-| gradient_ascent | 7.94 | 89.0 | 94.3 | 84.4 | 62.5 | 14.0 | 27.0 | 1.08 |
-| l1_sparse | 9.38 | 90.0 | 98.8 | 81.2 | 71.7 | 14.0 | 14.0 | 1.59 |
-| boundary_shrink | 11.38 | 97.0 | 98.9 | 81.6 | 73.2 | 14.0 | 16.0 | 1.80 |
-| scrub | 11.60 | 96.0 | 98.7 | 82.4 | 75.7 | 9.0 | 16.0 | 0.81 |
+| retrain | 0.00 | 81.0 | 98.4 | 84.2 | 45.7 | 25.0 | 15.0 | 7.49 |
+| retrain_again | 0.59 | 81.0 | 98.7 | 85.0 | 47.1 | 27.0 | 19.0 | 7.02 |
+| original | 11.83 | 97.0 | 97.3 | 83.2 | 74.9 | 9.0 | 17.0 | 9.55 |
+| random_labels | 5.34 | 91.0 | 96.8 | 82.4 | 53.6 | 39.0 | 18.0 | 2.7 |
+| finetune | 5.47 | 85.0 | 92.9 | 80.2 | 54.0 | 22.0 | 29.5 | 2.36 |
+| amun | 5.84 | 82.0 | 93.6 | 80.4 | 59.4 | 35.0 | 12.5 | 23.4 |
+| negative_gradient_plus | 6.20 | 85.0 | 97.0 | 80.2 | 61.1 | 17.0 | 19.5 | 1.2 |
+| salun | 6.29 | 94.0 | 96.6 | 81.8 | 53.6 | 37.0 | 14.0 | 2.71 |
+| amun_salun | 6.50 | 89.0 | 94.7 | 82.8 | 58.5 | 28.0 | 16.5 | 23.3 |
+| gradient_ascent | 7.29 | 73.0 | 92.0 | 74.8 | 51.0 | 28.0 | 15.0 | 1.25 |
+| l1_sparse | 8.25 | 92.0 | 98.9 | 82.0 | 65.1 | 14.0 | 15.5 | 2.92 |
+| boundary_shrink | 10.54 | 96.0 | 97.3 | 82.4 | 70.0 | 19.0 | 15.5 | 2.65 |
+| scrub | 11.35 | 97.0 | 97.2 | 84.2 | 73.9 | 10.0 | 16.0 | 1.41 |
 
 AMUN is not the nearest here: see README for why this says little about the published tables.
 """
