@@ -23,8 +23,9 @@ class ClippingConfig:
     """What is moved then: `kernel`, as published (batch-norm divides by the batch's deviation, which shrinks with the
     kernel, so that the norm comes back), or `scale`: batch-norm's scale γ is multiplied by c over the norm tracked."""
     composed_steps: int = 1
-    """`kernel` only, as the two above."""
+    """`kernel` only, as `steps`."""
     composed_step_size: float = 0.01
+    """`kernel` only, as `step_size`."""
     first_iterations: int = 100
     """Power iterations before the first step's; every step takes one more, from the last one's vectors."""
     iterations: int = 10

@@ -94,6 +94,7 @@ def test_models_of_all_clips_start_from_the_same_weights_and_only_clipping_tells
     assert np.all(clipped.history[4][large] < free.history[4][large])
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_goes_on_and_gives_the_same_bits(folder, results, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)

@@ -195,7 +195,7 @@ def test_jit_equals_eager(name):
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
 def test_jit_equals_eager_on_a_resnet_block(lowering):
-    block = BasicBlock(8, 2, halve_shortcut=False, lowering=lowering, dtype=jnp.float32)
+    block = BasicBlock(8, 2, halve_shortcut=False, norm="batch", lowering=lowering, dtype=jnp.float32)
     images = layout_of(lowering).arrange(_images(image_shape=(8, 8, 4)))
     variables = block.init(jax.random.key(0), images, train=True)
     apply = functools.partial(block.apply, train=True, mutable=["batch_stats"])

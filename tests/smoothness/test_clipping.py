@@ -165,7 +165,11 @@ def clipper(*layer_and_lowering, **options):
 @pytest.mark.parametrize(
     "name",
     ["stem", "stage1_block0/conv1"]
-    + [f"stage{stage}_block0/{part}" for stage in (2, 3, 4) for part in ("conv1", "conv2", "shortcut")]
+    + [
+        pytest.param(f"stage{stage}_block0/{part}", marks=[pytest.mark.slow] if stage == 3 else [])
+        for stage in (2, 3, 4)
+        for part in ("conv1", "conv2", "shortcut")
+    ]
     + ["head"],
 )
 def test_clipped_kernels_of_every_shape_of_resnet18_have_the_norm_asked_for(name):

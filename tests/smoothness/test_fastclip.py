@@ -98,6 +98,7 @@ def test_spectral_norm_of_every_layer_shape_of_resnet18(name):
     assert found <= true * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
 def test_leading_singular_values_of_every_layer_shape_of_resnet18(name):
     layer = resnet_layers(9)[name]

@@ -207,7 +207,7 @@ def trainer_of(mapping, clipping):
     return ParallelTrainer(run.recipe, examples(), placement, batch_size=8, chunk_steps=4, extra=run.extra)
 
 
-@pytest.mark.parametrize("mapping", ["map", "vmap"])
+@pytest.mark.parametrize("mapping", [pytest.param("map", marks=pytest.mark.slow), "vmap"])
 def test_models_of_different_clips_train_side_by_side_as_each_alone(mapping):
     clipping = schedule()
     trainer = trainer_of(mapping, clipping)
