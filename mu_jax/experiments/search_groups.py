@@ -7,8 +7,6 @@ examples or the mask, and then those of one value. Groups of one recipe, batch s
 import contextlib
 import dataclasses
 import functools
-import math
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -21,6 +19,7 @@ from mu_jax.experiments.run_folder import RunFolder, read_json
 from mu_jax.experiments.search_answers import GroupAnswer, load_answer, said, save_answer
 from mu_jax.experiments.search_grid import KNOBS, Candidate
 from mu_jax.experiments.search_setting import SearchSetting
+from mu_jax.experiments.side_by_side import group_figures, recorded_placement
 from mu_jax.experiments.sweep_progress import SweepProgress
 from mu_jax.training.group_log import GroupReport
 from mu_jax.training.loop import TrainingRun
@@ -179,12 +178,12 @@ class SearchGroups:
         key, recorded = program_key(plan, run), read_json(self._plan) or {}
         make = functools.partial(self._make, plan, run)
         if key in self._compiled:
-            trainer = make(_placement(self._plan, recorded[key]))
+            trainer = make(recorded_placement(self._plan, recorded[key]))
             trainer.take_over(self._compiled[key])
             return trainer
         self.shown.say(f"{plan.name}: compiling")
         if key in recorded:
-            trainer = make(_placement(self._plan, recorded[key]))
+            trainer = make(recorded_placement(self._plan, recorded[key]))
             with _memory_in_words(trainer.placement):
                 trainer.compile()
         else:
@@ -265,31 +264,8 @@ def program_key(plan: Plan, run: TrainingRun) -> str:
     return ", ".join(f"{name} {value}" for name, value in parts.items())
 
 
-def _placement(path: pathlib.Path, saved: Any) -> Placement:
-    try:
-        return Placement(**saved)
-    except (TypeError, InputError) as error:
-        raise InputError(
-            f"{path} has groups that cannot be made here ({error}); choose another --workdir."
-        ) from None
-
-
 def _line(name: str, group: Sequence[Candidate], report: GroupReport) -> dict[str, Any]:
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    return {
-        "model": name,
-        "candidates": len(group),
-        "step": report.step,
-        "loss": number(report.loss),
-        "loss_low": number(report.loss_low),
-        "loss_high": number(report.loss_high),
-        "accuracy": number(report.accuracy),
-        "diverged": report.diverged,
-        "seconds": round(report.seconds, 4),
-        "images_per_second": round(report.images / max(report.seconds, 1e-9), 1),
-    }
+    return {"model": name, "candidates": len(group), **group_figures(report)}
 
 
 @contextlib.contextmanager

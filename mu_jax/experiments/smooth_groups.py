@@ -5,17 +5,17 @@ import functools
 import math
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax.config import InputError, OptimizationConfig
+from mu_jax.config import OptimizationConfig
 from mu_jax.data.files import write_json
 from mu_jax.experiments.run_folder import RunFolder, read_json
-from mu_jax.experiments.side_by_side import first_placement
+from mu_jax.experiments.side_by_side import first_placement, group_figures, recorded_placement
 from mu_jax.experiments.smooth_answers import SmoothAnswer, load_answer, save_answer
 from mu_jax.experiments.smooth_setting import Member, SmoothSetting
 from mu_jax.experiments.sweep_progress import SweepProgress
@@ -141,7 +141,7 @@ class SmoothGroups:
         recorded = read_json(self._plan) or {}
         make = functools.partial(self._make, run, examples)
         if name in recorded:
-            trainer = make(_placement(self._plan, recorded[name]))
+            trainer = make(recorded_placement(self._plan, recorded[name]))
         else:
             placement = self._first(run, runs)
             trainer = make(placement)
@@ -254,28 +254,5 @@ class SmoothGroups:
         return self.folder.path / "answers" / f"{member.name}.npz"
 
 
-def _placement(path: pathlib.Path, saved: Any) -> Placement:
-    try:
-        return Placement(**saved)
-    except (TypeError, InputError) as error:
-        raise InputError(
-            f"{path} has groups that cannot be made here ({error}); choose another --workdir."
-        ) from None
-
-
-def _line(stage: str, group: Sequence[Work], report: GroupReport) -> Mapping[str, Any]:
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    return {
-        "model": stage,
-        "members": [work.member.name for work in group],
-        "step": report.step,
-        "loss": number(report.loss),
-        "loss_low": number(report.loss_low),
-        "loss_high": number(report.loss_high),
-        "accuracy": number(report.accuracy),
-        "diverged": report.diverged,
-        "seconds": round(report.seconds, 4),
-        "images_per_second": round(report.images / max(report.seconds, 1e-9), 1),
-    }
+def _line(stage: str, group: Sequence[Work], report: GroupReport) -> dict[str, Any]:
+    return {"model": stage, "members": [work.member.name for work in group], **group_figures(report)}

@@ -54,7 +54,7 @@ def leading_singular_values(
     A round orthonormalises the block (QR), finds the best values and vectors within it (Rayleigh–Ritz), and applies a
     Chebyshev polynomial of MᵀM that is small below the block's smallest value (Zhou and Saad, "A Chebyshev–Davidson
     algorithm", 2007). Plain power iteration, the paper's PowerQR, is the polynomial λ^8: where the largest values lie
-    within parts in a thousand, as a convolution's do, it takes many times as many rounds.
+    within parts in a thousand, as a convolution's do, it converges slowly.
 
     Rounds end when all k values are within `tolerance` by their error estimate, or no longer move by a tenth of it. The
     relative error is estimated from the residual r = MᵀMv − σ²v and the distance to what is not in the block,
