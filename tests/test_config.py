@@ -14,7 +14,9 @@ from mu_jax.config import (
     first_difference,
     from_config_dict,
     to_dict,
+    with_settings,
 )
+from mu_jax.config.methods import SalunConfig
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -141,6 +143,29 @@ def test_defaults_are_the_dataclass_defaults(experiment):
 def test_bad_settings_are_refused_by_name(changes, message):
     with pytest.raises(InputError, match=message):
         from_config_dict({"experiment": "unlearning_comparison", **changes})
+
+
+def test_a_group_of_settings_takes_changes_from_a_line_of_text():
+    changed = with_settings(SalunConfig(), "share=0.25, optimization.epochs=3,optimization.schedule=step", "x")
+    optimization = dataclasses.replace(SalunConfig().optimization, epochs=3.0, schedule="step")
+    assert changed == SalunConfig(optimization, share=0.25)
+    assert isinstance(changed.optimization.epochs, float)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ("shar=0.25", "row 'x' changes 'shar=0.25', but expected KEY=VALUE .*redraw, retain, share"),
+        ("share", "row 'x' changes 'share', but expected KEY=VALUE"),
+        ("optimization.epoch=3", "changes 'optimization.epoch=3'"),
+        ("share.epochs=3", "changes 'share.epochs=3'"),
+        ("share=much", "row 'x': share is 'much', but expected a value of type float; correct it there"),
+        ("share=2", "row 'x': share is 2"),
+    ],
+)
+def test_changes_of_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        with_settings(SalunConfig(), changes, "row 'x'")
 
 
 def test_an_unknown_experiment_is_refused():

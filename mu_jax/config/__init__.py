@@ -5,6 +5,7 @@ override any key; `from_config_dict` turns it into the frozen dataclasses of thi
 ever sees a ConfigDict. The checks run when a dataclass is made, so a bad value never reaches an experiment.
 """
 
+from mu_jax.config.class_unlearning import ClassUnlearning
 from mu_jax.config.comparison import UnlearningComparison
 from mu_jax.config.errors import InputError
 from mu_jax.config.methods import MethodsConfig, NeighboursConfig
@@ -15,6 +16,7 @@ from mu_jax.config.resolve import (
     from_config_dict,
     to_dict,
     unknown_variant,
+    with_settings,
 )
 from mu_jax.config.saved import UnlearnSaved
 from mu_jax.config.search import SearchConfig, UnlearningSearch
@@ -38,6 +40,7 @@ __all__ = [
     "EXPERIMENTS",
     "AdversaryConfig",
     "AttackConfig",
+    "ClassUnlearning",
     "ClippingConfig",
     "DataConfig",
     "EvaluationConfig",
@@ -66,4 +69,5 @@ __all__ = [
     "from_config_dict",
     "to_dict",
     "unknown_variant",
+    "with_settings",
 ]

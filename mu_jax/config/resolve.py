@@ -1,5 +1,6 @@
 """Between config files, flags and JSON on one side and the frozen dataclasses on the other."""
 
+import ast
 import dataclasses
 import difflib
 import math
@@ -9,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from mu_jax.config.class_unlearning import ClassUnlearning
 from mu_jax.config.comparison import UnlearningComparison
 from mu_jax.config.errors import InputError, one_of, require
 from mu_jax.config.saved import UnlearnSaved
@@ -30,6 +32,7 @@ EXPERIMENTS: Mapping[str, type] = types.MappingProxyType(
         "unlearn_saved": UnlearnSaved,
         "smooth_amun": SmoothAmun,
         "spectra": Spectra,
+        "class_unlearning": ClassUnlearning,
     }
 )
 
@@ -64,6 +67,34 @@ def from_config_dict(values: Mapping[str, Any]) -> Any:
     experiment = values.get("experiment")
     one_of("experiment", experiment, tuple(EXPERIMENTS))
     return _build(EXPERIMENTS[experiment], values, prefix="")
+
+
+def with_settings(settings: Any, changes: str, where: str) -> Any:
+    """A group of settings with some changed, as `epochs=5,optimization.learning_rate=0.1` has them.
+
+    InputError, which begins with `where`, for keys that are none and for values of another type.
+    """
+    values = to_dict(settings)
+    for change in changes.split(","):
+        key, equals, text = (part.strip() for part in change.partition("="))
+        group, parts = values, key.split(".")
+        for part in parts[:-1]:
+            group = group.get(part) if isinstance(group, dict) else None
+        if not equals or not isinstance(group, dict) or parts[-1] not in group:
+            raise InputError(
+                f"{where} changes {change!r}, but expected KEY=VALUE with a key of its settings "
+                f"({', '.join(sorted(values))}); correct it."
+            )
+        try:
+            group[parts[-1]] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            group[parts[-1]] = text  # a word
+    try:
+        return _build(type(settings), values, prefix="")
+    except InputError as error:
+        # What it advises is a flag, which does not reach into a text.
+        wrong, _, _ = str(error).partition("; change it")
+        raise InputError(f"{where}: {wrong}; correct it there.") from None
 
 
 def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:

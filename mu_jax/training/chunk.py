@@ -22,19 +22,21 @@ class Examples(flax.struct.PyTreeNode):
     """All that training may draw from, on the device once; runs pick rows by index."""
 
     images: PyTree
-    """uint8[N,H,W,D]"""
+    """uint8[N,H,W,D], or [I,H,W,D] with `source`"""
     targets: PyTree
     """float32[N,C]"""
     weights: PyTree
     """float32[N]"""
     augmented: PyTree = None
     """bool[N], which of them a recipe's crops and mirroring apply to; None: all"""
+    source: PyTree = None
+    """int32[N], the image of each example: several models' targets of one image need it but once; None: its own"""
 
     def batch(self, inputs: "ChunkInputs", i: Int[Array, ""]) -> Batch:
         """What step i of a chunk sees."""
         rows = inputs.index[i]
         return Batch(
-            images=self.images[rows],
+            images=self.images[rows if self.source is None else self.source[rows]],
             targets=self.targets[rows],
             weights=self.weights[rows],
             learning_rate=inputs.learning_rate[i],

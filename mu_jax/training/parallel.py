@@ -89,13 +89,14 @@ class ParallelTrainer:
         from_variables: bool = False,
         from_states: bool = False,
         gradient_mask: PyTree = None,
+        own_masks: bool = False,
         extra: PyTree = None,
     ) -> None:
         """Puts a copy of `examples` and `query_data` on each device (one, where they share an array).
 
         Models start from fresh weights, or, with `from_variables`, from those that `train` is given, or, with
-        `from_states`, from whole states, optimizer and all. A gradient mask is one for all runs. `extra` is that of any
-        run, for its shapes; each run brings its own.
+        `from_states`, from whole states, optimizer and all. A gradient mask is one for all runs, or, with `own_masks`,
+        each run's own. `extra` is that of any run, for its shapes; each run brings its own.
         """
         self.recipe, self.placement = recipe, placement
         self.batch_size, self.chunk_steps = batch_size, chunk_steps
@@ -107,7 +108,7 @@ class ParallelTrainer:
         placed = {
             id(leaf): jax.device_put(leaf, everywhere) for leaf in jax.tree.leaves((examples, query_data))
         }
-        self.gradient_mask = gradient_mask
+        self.gradient_mask, self.own_masks = gradient_mask, own_masks
         self._extra = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, {} if extra is None else extra))
         self._mask = jax.device_put(gradient_mask, everywhere)
         self._examples, self._query_data = jax.tree.map(lambda leaf: placed[id(leaf)], (examples, query_data))
@@ -137,11 +138,22 @@ class ParallelTrainer:
         inputs = spread(ChunkInputs(index, row, row))
         hyperparameters = spread(Hyperparameters(*([scalar] * len(Hyperparameters._fields))))
         extra = spread(self._extra)
+        # Masks are float32 whatever the weights are.
+        masks = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), state.params)
         return {
             "start": (spread(state),)
             if self.from_states
             else (spread(variables_of(state) if self.from_variables else key), extra),
-            "chunk": (slots, inputs, spread(whole), spread(key), hyperparameters, self._examples, self._mask),
+            "chunk": (
+                slots,
+                inputs,
+                spread(whole),
+                spread(key),
+                hyperparameters,
+                spread(masks) if self.own_masks else None,
+                self._examples,
+                self._mask,
+            ),
             "finish": (slots, self._query_data),
         }
 
@@ -229,6 +241,7 @@ class ParallelTrainer:
         slots = self._compiled["start"](start, *extra)
         scalars = [[getattr(run.optimization, name) for run in filled] for name in Hyperparameters._fields]
         hyperparameters = self._put(Hyperparameters(*np.array(scalars, np.float32)))
+        masks = self._put(_stacked([run.gradient_mask for run in filled])) if self.own_masks else None
 
         log = GroupLog(runs, order, began, on_chunk)
         for first in range(0, max(run.steps for run in runs), self.chunk_steps):
@@ -245,6 +258,7 @@ class ParallelTrainer:
                 self._put(counts),
                 keys_steps,
                 hyperparameters,
+                masks,
                 self._examples,
                 self._mask,
             )
@@ -294,7 +308,13 @@ class ParallelTrainer:
                     f"The run {run.name!r} has another recipe or batch size than the trainer, but a group shares one "
                     "program; make a trainer for each."
                 )
-            if run.gradient_mask is not self.gradient_mask:
+            if self.own_masks:
+                if run.gradient_mask is None:
+                    raise ValueError(
+                        f"The run {run.name!r} has no gradient mask, but the trainer expects each run's own; give it "
+                        "one."
+                    )
+            elif run.gradient_mask is not self.gradient_mask:
                 raise ValueError(
                     f"The run {run.name!r} has another gradient mask than the trainer, but a group shares one; make a "
                     "trainer for each."

@@ -45,9 +45,9 @@ class Programs:
     resume: Callable[..., Slot]
     """(TrainState[W]) -> Slot[W]"""
     chunk: Callable[..., tuple[Slot, dict[str, Array]]]
-    """(Slot[W], ChunkInputs[W], count int32[W], key[W], Hyperparameters[W], Examples, gradient mask) -> (Slot[W],
-    metrics float32[W,chunk]); the slots are donated. Metrics from a model's count on are zero, those after its
-    divergence mean nothing."""
+    """(Slot[W], ChunkInputs[W], count int32[W], key[W], Hyperparameters[W], gradient mask[W], Examples, gradient mask)
+    -> (Slot[W], metrics float32[W,chunk]); the slots are donated. One of the masks is None: each model has its own, or
+    all have one. Metrics from a model's count on are zero, those after its divergence mean nothing."""
     finish: Callable[..., tuple[dict[str, Array], Array]]
     """(Slot[W], data) -> (signals [W,...], diverged_step int32[W], also of models whose last weights are not finite)"""
 
@@ -68,17 +68,18 @@ def make_programs(recipe: Recipe, mapping: str, mesh: Mesh, query_fn: QueryFn | 
     def adopted(variables: PyTree, extra: PyTree) -> Slot:
         return new(state_from_variables(variables, optimizer, extra))
 
-    def advance(slots, inputs, counts, keys, hyperparameters, examples, gradient_mask):
+    def advance(slots, inputs, counts, keys, hyperparameters, gradient_masks, examples, gradient_mask):
         # A diverged model has no steps left. Under vmap the loop's length must be common to all models, or each step
         # would select anew between all that changes.
         counts = jnp.where(slots.diverged_step < 0, counts, 0)
         longest = jnp.max(counts)
 
-        def one_model(slot, inputs, count, key, hyperparameters):
+        def one_model(slot, inputs, count, key, hyperparameters, own_mask):
             limit = longest if mapping == "vmap" else None
-            return _steps(step, slot, inputs, count, limit, key, hyperparameters, examples, gradient_mask)
+            mask = gradient_mask if own_mask is None else own_mask
+            return _steps(step, slot, inputs, count, limit, key, hyperparameters, examples, mask)
 
-        return _over_models(one_model, mapping)(slots, inputs, counts, keys, hyperparameters)
+        return _over_models(one_model, mapping)(slots, inputs, counts, keys, hyperparameters, gradient_masks)
 
     def finished(slots, data):
         def one_model(slot):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mu_jax.config import DataConfig, InputError, OptimizationConfig
+from mu_jax.config import DataConfig, InputError, ModelConfig, OptimizationConfig
 from mu_jax.models import Model
 from mu_jax.training.batches import batch_indices
 from mu_jax.training.checkpoints import Checkpoints
@@ -48,6 +48,12 @@ class Task:
     """the network in float32, for what methods read off the original; None takes `model`"""
     attack_model: Model | None = None
     """the network in float32 by its fastest lowering, whose gradients attacks follow; None takes the reader"""
+    forget_classes: tuple[int, ...] = ()
+    """the classes whose every training example is to be forgotten; empty where single examples are"""
+    architecture: ModelConfig | None = None
+    """what the network was built from, for methods that need one of another head"""
+    lowering: str = "xla"
+    """how `model` lowers its convolutions, where `architecture` leaves it to be chosen"""
 
     def examples(self, label_smoothing: float = 0.0) -> Examples:
         """All N examples with their labels as targets and weight one."""
@@ -72,6 +78,21 @@ class Task:
         self.require(method, original=True)
         query = make_query(self.reader, tuple(self.data.mean), tuple(self.data.std), QUERY_BATCH)
         return np.asarray(query(self.original, self.images))
+
+    def require_classes(self, method: str) -> tuple[int, ...]:
+        """The classes to forget. InputError, naming the method, where there are none, or fewer than two stay."""
+        if not self.forget_classes:
+            raise InputError(
+                f"The method {method!r} forgets whole classes, but the forget set is of single examples; give "
+                "forget.classes."
+            )
+        left = self.num_classes - len(self.forget_classes)
+        if left < 2:
+            raise InputError(
+                f"The method {method!r} needs at least two classes that stay, but {self.num_classes} classes without "
+                f"{len(self.forget_classes)} to forget leave {left}; give data with more classes."
+            )
+        return self.forget_classes
 
     def require(self, method: str, *, retain: bool = False, original: bool = False) -> None:
         """InputError unless there is what a method needs: something to forget, and what is named here."""
@@ -123,6 +144,12 @@ class Plan:
     its coefficients are no part of the program"""
     passes: tuple[tuple[Pass, ...], ...] = ()
     """for each of ⌈epochs⌉ epochs, what it visits one after another; without, each mixes all of `index`"""
+    model: Model | None = None
+    """the network that is trained, where it is not the task's: with another head, or with features among its outputs"""
+    variables: PyTree | None = None
+    """what it starts from, where that is not the original's weights: of another shape, or changed beforehand"""
+    finish: Callable[[PyTree], PyTree] | None = None
+    """from the trained weights to those of the task's network, on the host; None where they are that already"""
 
     def __post_init__(self) -> None:
         if self.start not in ("original", "scratch"):
@@ -144,6 +171,18 @@ class Plan:
                     f"The plan {self.name!r} has a pass in batches of {part.batch_size}, but expected a divisor of "
                     f"optimization.batch_size, which is {self.optimization.batch_size}; change one of the two."
                 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """The work of a method without gradient descent: the weights, changed in closed form."""
+
+    name: str
+    """of the model it makes"""
+    variables: PyTree
+    """of the task's network"""
+    read_samples: int = 0
+    """examples that the network was asked about on the way"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +263,9 @@ def training_run(plan: Plan, task: Task) -> PlannedRun:
         seed=task.seed,
         index=plan.index,
         optimization=plan.optimization,
-        recipe=Recipe.of(task.model, task.data, plan.optimization, loss=plan.loss, penalty=plan.penalty),
+        recipe=Recipe.of(
+            plan.model or task.model, task.data, plan.optimization, loss=plan.loss, penalty=plan.penalty
+        ),
         gradient_mask=plan.gradient_mask,
         passes=plan.passes,
         penalty_strength=plan.penalty_strength,
@@ -232,7 +273,7 @@ def training_run(plan: Plan, task: Task) -> PlannedRun:
 
 
 def carry_out(
-    plan: Plan,
+    plan: Plan | Edit,
     task: Task,
     *,
     chunk_steps: int,
@@ -241,17 +282,17 @@ def carry_out(
     on_chunk: Callable[[ChunkReport], None] = lambda report: None,
     on_compiled: Callable[[float], None] = lambda seconds: None,
 ) -> Outcome:
-    """Run a plan to its end, resuming from `checkpoints` where it was interrupted."""
+    """Run a plan to its end, resuming from `checkpoints` where it was interrupted; an edit is done already."""
+    if isinstance(plan, Edit):
+        return Outcome(plan.variables, 0)
     run = training_run(plan, task)
     on_start(run)
     optimizer = run.recipe.make_optimizer()
     if plan.start == "scratch":
         key_init, _ = run.keys()
-        state = initial_state(task.model, optimizer, key_init)
-    elif task.original is None:
-        raise ValueError(f"The plan {plan.name!r} starts from the original model, but the task holds none.")
+        state = initial_state(run.recipe.model, optimizer, key_init)
     else:
-        state = state_from_variables(task.original, optimizer)
+        state = state_from_variables(start_of(plan, task), optimizer)
     state = train(
         run,
         state,
@@ -261,4 +302,18 @@ def carry_out(
         on_chunk=lambda report: on_chunk(dataclasses.replace(report, epoch=run.epoch_at(report.step))),
         on_compiled=on_compiled,
     )
-    return Outcome(variables_of(state), run.trained_samples)
+    return Outcome(finished(plan, variables_of(state)), run.trained_samples)
+
+
+def start_of(plan: Plan, task: Task) -> PyTree:
+    """The weights that a plan starts from which does not start from scratch."""
+    if plan.variables is not None:
+        return plan.variables
+    if task.original is None:
+        raise ValueError(f"The plan {plan.name!r} starts from the original model, but the task holds none.")
+    return task.original
+
+
+def finished(plan: Plan, variables: PyTree) -> PyTree:
+    """The weights of the task's network, from those that the plan trained."""
+    return variables if plan.finish is None else plan.finish(variables)

@@ -397,6 +397,50 @@ def test_a_shared_mask_and_marked_images_are_those_of_the_single_loop(float64):
             trainer.train([dataclasses.replace(runs[0], gradient_mask=other)], variables=starts[:1])
 
 
+def test_each_run_may_have_a_mask_and_targets_of_its_own(float64):
+    model, examples = float64_linear(), data()
+    starts = [model.init(jax.random.key(100 + k)) for k in range(3)]
+    # Model k has targets of its own: those of block k, whose images lie on the device once.
+    targets = [np.roll(examples.targets, k, axis=1) for k in range(3)]
+    together = Examples(
+        examples.images,
+        np.concatenate(targets),
+        np.concatenate([(k + 1) * examples.weights for k in range(3)]),
+        source=np.tile(np.arange(N, dtype=np.int32), 3),
+    )
+    masks = [
+        jax.tree.map(
+            lambda leaf, k=k: (np.arange(leaf.size).reshape(leaf.shape) % 3 == k).astype(np.float32),
+            starts[0]["params"],
+        )
+        for k in range(3)
+    ]
+    runs, expected = [], []
+    for k in range(3):
+        run = dataclasses.replace(run_of(model, k, flip=False, crop_padding=0), gradient_mask=masks[k])
+        own = Examples(examples.images, targets[k], (k + 1) * examples.weights)
+        expected.append(alone(run, own, starts[k])["params"])
+        runs.append(dataclasses.replace(run, index=run.index + k * N))
+    for placement in (("one", 2, 1), ("map", 1, 3), ("vmap", 1, 3)):
+        trainer = ParallelTrainer(
+            runs[0].recipe, together, Placement(*placement), batch_size=8, chunk_steps=4,
+            from_variables=True, own_masks=True,
+        )  # fmt: skip
+        width = trainer.placement.width
+        for first in range(0, 3, width):
+            group = trainer.train(runs[first : first + width], variables=starts[first : first + width])
+            for i, k in enumerate(range(first, min(first + width, 3))):
+                for new, old, wanted, free in zip(
+                    *map(jax.tree.leaves, (group.of(i)["params"], starts[k]["params"], expected[k], masks[k])),
+                    strict=True,
+                ):
+                    np.testing.assert_allclose(new, wanted, rtol=1e-9, atol=1e-11)
+                    np.testing.assert_array_equal(new[free == 0], np.asarray(old)[free == 0])
+                    assert np.all(new[free == 1] != np.asarray(old)[free == 1])
+    with pytest.raises(ValueError, match="'shadow_0' has no gradient mask, but the trainer expects each run's own"):
+        trainer.train([dataclasses.replace(runs[0], gradient_mask=None)], variables=starts[:1])
+
+
 def test_a_run_may_go_on_from_anothers_state_optimizer_and_all(float64):
     model, examples = float64_model(), data()
     # The same rows, rate and streams: 4 steps and then the rest are one run of all, cut in two.
