@@ -20,7 +20,7 @@ from mu_jax.data.splits import Splits, another_forget_set, make_splits
 from mu_jax.experiments.setting import attack_model, build_models, nonmember_rows, read_data
 from mu_jax.models import Model
 from mu_jax.ops import choose_lowering
-from mu_jax.unlearning.methods import METHODS
+from mu_jax.unlearning.methods import EXAMPLE_METHODS
 from mu_jax.unlearning.plan import Plan, Task
 
 RETRAINED = ("retrain", "retrain_again")
@@ -122,7 +122,7 @@ class MethodsSetting:
 def prepare_methods(config: UnlearningMethods) -> MethodsSetting:
     """Read and check everything that the config points at; writes nothing."""
     for name in config.names:
-        one_of("names", name, tuple(METHODS))
+        one_of("names", name, EXAMPLE_METHODS)
     dataset = read_data(config.data, config.seed)
     first = make_splits(dataset, config.data, config.forget, config.seed)
     lowering = choose_lowering(

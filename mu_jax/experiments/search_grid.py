@@ -15,7 +15,7 @@ from mu_jax.config import (
     to_dict,
 )
 from mu_jax.config.errors import one_of
-from mu_jax.unlearning.methods import METHODS
+from mu_jax.unlearning.methods import EXAMPLE_METHODS, METHODS
 
 _SET_BY_CONFIGS = ("batch_size", "crop_padding", "flip", "retain")
 
@@ -116,7 +116,7 @@ def own_optimization(method: str, methods: MethodsConfig) -> OptimizationConfig:
 def grid(config: UnlearningSearch) -> dict[str, list[Candidate]]:
     """All candidates of each method; choices that come to the same run stand once. InputError for bad names."""
     for name in config.names:
-        one_of("names", name, tuple(METHODS))
+        one_of("names", name, EXAMPLE_METHODS)
     found = {name: _candidates(name, config.search, config.methods) for name in config.names}
     for candidate in itertools.chain.from_iterable(found.values()):
         candidate.settings(config.methods)  # fails now rather than after training

@@ -1,6 +1,7 @@
 """The affine layers of a network: convolutions and dense layers, each with the shape it sees."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -20,9 +21,9 @@ class AffineLayer:
     kind: str
     """`conv` or `dense`"""
     input_shape: tuple[int, ...]
-    """of one example: (H, W, D) or (D,)"""
+    """of one example: (H, W, D), (D,), or (T, D) where a dense layer maps each of T tokens"""
     output_shape: tuple[int, ...]
-    """of one example: (H', W', E) or (E,)"""
+    """of one example: (H', W', E), (E,) or (T, E)"""
     kernel_shape: tuple[int, ...]
     """(h, w, D, E) or (D, E)"""
     stride: int = 1
@@ -69,6 +70,26 @@ def affine_layers(module: nn.Module, image_shape: tuple[int, int, int]) -> tuple
             lambda key: module.init(key, jnp.zeros((1, *image_shape)), train=False), jax.random.key(0)
         )
     return tuple(found)
+
+
+def with_layer_inputs(call: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
+    """What `call()` gives, and what each convolution and dense layer within it was given, by the layer's name.
+
+    Images are [B,H,W,D] whatever the layers' lowering, all else as it was. Derivatives run through them as ever.
+    """
+    found: dict[str, Any] = {}
+
+    def watch(call: Any, arguments: tuple, keywords: dict, context: nn.module.InterceptorContext) -> Any:
+        layer = context.module
+        if context.method_name == "__call__" and isinstance(layer, Convolution | Linear):
+            x = arguments[0]
+            found["/".join(layer.path)] = (
+                x if isinstance(layer, Linear) else layout_of(layer.lowering).restore(x)
+            )
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(watch):
+        return call(), found
 
 
 def _describe(layer: Convolution | Linear, x: Any, y: Any) -> AffineLayer:

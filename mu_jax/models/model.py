@@ -11,11 +11,15 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
 from mu_jax.config import InputError
-from mu_jax.models.affine import AffineLayer, affine_layers
+from mu_jax.models.affine import AffineLayer, affine_layers, with_layer_inputs
 
 Variables = Mapping[str, Any]
 """`{"params": ..., "batch_stats": ...}`, nested dicts of float32 arrays; `batch_stats` is `{}` without
 batch-norm."""
+
+
+def _no_inputs(variables: Variables, images: Array, *, train: bool) -> tuple[Array, Any, dict[str, Array]]:
+    raise ValueError("This model does not say what its layers are given; make it by from_module.")
 
 
 class Model(NamedTuple):
@@ -26,11 +30,14 @@ class Model(NamedTuple):
     batch_stats)` takes normalised float images and gives float32 logits; with `train=True` batch-norm uses
     the batch's own statistics and the running ones come back updated, with `train=False` they are used and
     come back as they were. `layers()` are its convolutions and dense layers, in the order of the call.
+    `inputs`, called as `apply`, gives besides what each layer was given, by its name: `{name: [B,H,W,D] or
+    [B,D]}`, in the layer's own precision.
     """
 
     init: Callable[[PRNGKeyArray], dict[str, Any]]
     apply: Callable[..., tuple[Array, Any]]
     layers: Callable[[], tuple[AffineLayer, ...]] = tuple
+    inputs: Callable[..., tuple[Array, Any, dict[str, Array]]] = _no_inputs
 
 
 def check_image_shape(image_shape: tuple[int, int, int], smallest: int, architecture: str) -> None:
@@ -66,8 +73,14 @@ def from_module(module: nn.Module, image_shape: tuple[int, int, int]) -> Model:
         logits, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, updated.get("batch_stats", {})
 
+    def inputs(
+        variables: Variables, images: Float[Array | np.ndarray, "B H W D"], *, train: bool
+    ) -> tuple[Float32[Array, "B C"], Any, dict[str, Array]]:
+        (logits, batch_stats), found = with_layer_inputs(lambda: apply(variables, images, train=train))
+        return logits, batch_stats, found
+
     # Only those who ask for the layers pay for the abstract call.
-    return Model(init, apply, functools.cache(lambda: affine_layers(module, image_shape)))
+    return Model(init, apply, functools.cache(lambda: affine_layers(module, image_shape)), inputs)
 
 
 def _check_images(images: Array | np.ndarray, image_shape: tuple[int, int, int]) -> None:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import lax
 
 from mu_jax.models.affine import AffineLayer
 from mu_jax.smoothness.fastclip import check_clip, clip_kernel, leading_singular_values
@@ -48,8 +47,8 @@ def measure_layers(
         for layer in normed:
             scale = np.asarray(norm_scale(variables["params"], variables["batch_stats"], layer))
             kernels.append(np.asarray(kernel_of(variables["params"], layer)) * scale)
-        values, errors = jax.tree.map(np.asarray, program(np.stack(kernels)))
-        found = list(zip(values.tolist(), errors.tolist(), strict=True))
+        # All are under way before the first is waited for.
+        found = [(float(norm), float(error)) for norm, error in [program(kernel) for kernel in kernels]]
         plain |= dict(zip([layer.name for layer in members], found, strict=False))
         composed |= dict(zip([layer.name for layer in normed], found[len(members) :], strict=True))
     return {
@@ -122,18 +121,18 @@ class _Clipping:
         changed = False
         # Clipping is the larger program by far: layers that are within the bound are not worth compiling it.
         for members in groups(self._too_large(_normed(layers) if composed else layers, composed=composed)):
-            kernels = np.stack([np.asarray(kernel_of(self.params, layer)) for layer in members])
-            scales = np.ones((len(members), kernels.shape[-1]), np.float32)
-            if composed:
-                scales = np.stack([self._scale(layer) for layer in members])
             program = _clipping(
                 kernel_fn(members[0], self.lowering), input_shape(members[0], self.lowering), self.slack
             )
-            found = jax.tree.map(np.asarray, program(kernels, scales, self.c))
-            for i, layer in enumerate(members):
-                if found.rounds[i]:
-                    self.params, changed = with_kernel(self.params, layer, found.kernel[i]), True
-                if found.scaled[i]:
+            clipped = []
+            for layer in members:
+                kernel = np.asarray(kernel_of(self.params, layer))
+                scale = self._scale(layer) if composed else np.ones(kernel.shape[-1], np.float32)
+                clipped.append(program(kernel, scale, self.c))
+            for layer, found in zip(members, jax.tree.map(np.asarray, clipped), strict=True):
+                if found.rounds:
+                    self.params, changed = with_kernel(self.params, layer, found.kernel), True
+                if found.scaled:
                     self.divided.add(layer.name)
         return changed
 
@@ -181,27 +180,20 @@ def _distance(new: PyTree, old: PyTree) -> float:
     return (moved / max(sum(float(np.sum(np.asarray(b) ** 2)) for _, b in pairs), 1e-30)) ** 0.5
 
 
-# Caches, because layers of one shape, of one model or of many, share a program.
+# Caches, because layers of one shape, of one model or of many, share a program. It is of one layer: a stack gained
+# nothing, since each would go on until the slowest has converged, and another number of layers was another program.
 @functools.cache
 def _measuring(apply: Callable, shape: tuple[int, ...], tolerance: float) -> Callable:
-    def measure(kernels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def one(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-            found = leading_singular_values(lambda x: apply(kernel, x), shape, tolerance=tolerance)
-            return found.values[0], found.error[0]
-
-        # Not vmap: each layer would go on until the slowest has converged.
-        return lax.map(one, kernels)
+    def measure(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = leading_singular_values(lambda x: apply(kernel, x), shape, tolerance=tolerance)
+        return found.values[0], found.error[0]
 
     return jax.jit(measure)
 
 
 @functools.cache
 def _clipping(apply: Callable, shape: tuple[int, ...], slack: float) -> Callable:
-    def clip(kernels: jax.Array, scales: jax.Array, c: jax.Array) -> Any:
-        def one(both: tuple) -> Any:
-            kernel, scale = both
-            return clip_kernel(lambda kernel, x: apply(kernel * scale, x), kernel, shape, c, slack=slack)
-
-        return lax.map(one, (kernels, scales))
+    def clip(kernel: jax.Array, scale: jax.Array, c: jax.Array) -> Any:
+        return clip_kernel(lambda kernel, x: apply(kernel * scale, x), kernel, shape, c, slack=slack)
 
     return jax.jit(clip)

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.unlearning_case import RETRAIN, UnlearningCase
 from mu_jax.config import InputError, OptimizationConfig
 from mu_jax.config.methods import MethodsConfig, NeighboursConfig
-from mu_jax.unlearning.methods import METHODS, neighbours_config
+from mu_jax.unlearning.methods import EXAMPLE_METHODS, METHODS, neighbours_config
 
 TABLE = (
     "finetune",
@@ -25,7 +25,7 @@ TABLE = (
 )
 """The cases that the project's table shows."""
 # A transferred set is made on another trained model, which no case has.
-ALL = tuple(name for name in METHODS if METHODS[name].neighbours != "transferred")
+ALL = tuple(name for name in EXAMPLE_METHODS if METHODS[name].neighbours != "transferred")
 
 
 def parse_methods(names: Sequence[str]) -> list[str]:
