@@ -17,6 +17,7 @@ from mu_jax.evaluation.report.attack_tables import attack_table
 from mu_jax.evaluation.report.tables import Table as Content
 from mu_jax.experiments import devices
 from mu_jax.experiments.attack_summary import attacks_title, audit_summary
+from mu_jax.experiments.class_table import class_summary
 from mu_jax.experiments.methods_table import methods_summary
 from mu_jax.experiments.search_table import search_summary
 from mu_jax.experiments.sisa_table import sisa_delete_summary, sisa_summary
@@ -36,6 +37,7 @@ _SUMMARIES = {
     "unlearn_saved": saved_summary,
     "smooth_amun": smooth_summary,
     "spectra": spectra_summary,
+    "class_unlearning": class_summary,
 }
 
 
