@@ -1,8 +1,8 @@
 """Class unlearning: Tilted ReWeighting beside every baseline, and the attacks that look at the neighbouring classes.
 
 Ebrahimpour-Boroojeny, Wang and Sundaram, "On the Necessity of Output Distribution Reweighting for Effective Class
-Unlearning", 2025 (https://arxiv.org/abs/2506.20893): Tilted ReWeighting (TRW), and MIA-NN, which attacks a model through
-the class nearest to the forgotten one. U-LiRA is Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to
+Unlearning", 2025 (https://arxiv.org/abs/2506.20893): Tilted ReWeighting (TRW), and MIA-NN, which attacks a model
+through the class nearest to the forgotten one. U-LiRA is Hayes et al., "Inexact Unlearning Needs More Careful Evaluations to
 Avoid a False Sense of Privacy", 2024. Each class in turn is forgotten by every method on K originals, and compared with
 K models retrained without it.
 
@@ -20,8 +20,8 @@ They may be joined by `+`, the later one changing the earlier (`small+search`, `
 Published: on CIFAR-10 TRW's gap to retraining is smaller than the best baseline's by 19% under U-LiRA and by 46% under
 MIA-NN (abstract); the tables' own figures are not known here.
 
-What the paper leaves open is a setting here: the temperature of the similarities (0.1), their principal directions (all),
-the epochs and rates of fine-tuning (its own), the weight of the forgotten examples (1).
+What the paper leaves open is a setting here: the temperature of the similarities (0.1), their principal directions
+(all), the epochs and rates of fine-tuning (its own), the weight of the forgotten examples (1).
 
 Expected time and result of the full experiment: not measured yet; it waits for an accelerator.
 """

@@ -136,8 +136,8 @@ def _ulira(
 ) -> dict[str, Any]:
     """U-LiRA of these models against the retrained ones; of these against one another where they are the same.
 
-    Each model in turn is under test: the most that K models can tell. Its intervals cover 81 to 96% at K = 8 where 95% is
-    asked (`paired_scores` says when); `split_ulira_class` has better ones of half the power.
+    Each model in turn is under test: the most that K models can tell. Its intervals cover 81 to 96% at K = 8 where 95%
+    is asked (`paired_scores` says when); `split_ulira_class` has better ones of half the power.
     """
     config = setting.config
     index = setting.rows_of(label)["forget" if config.ulira.images == "train" else "test_forget"]
