@@ -72,23 +72,38 @@ class ModelConfig:
     """The classifier's architecture."""
 
     name: str = "resnet18"
-    """`resnet18`, `cnn` or `mlp`."""
+    """`resnet18`, `vgg11`, `vgg16`, `vgg19` (with batch-norm), `vit`, `cnn` or `mlp`."""
     width: int = 64
-    """Channels of ResNet-18's first stage, of the CNN's first layer, or hidden units of the MLP."""
+    """Channels of ResNet-18's first stage, of VGG's first block or of the CNN's first layer, the ViT's embedding, or
+    hidden units of the MLP."""
     halve_shortcut: bool = False
     """ResNet only: blocks with a projection shortcut halve the sum of both branches before the ReLU, as AMUN and
     FastClip do."""
     norm: str = "batch"
     """ResNet only: `batch`, or `none`, where convolutions have biases instead."""
+    patch_size: int = 4
+    """ViT only: side in pixels of the square patches that images are cut into; it divides the images' sides."""
+    depth: int = 6
+    """ViT only: how many blocks of attention and MLP."""
+    heads: int = 4
+    """ViT only: attention heads of each block; they share `width` evenly."""
     compute_dtype: str = "float32"
     """`float32` or `bfloat16`; parameters and the signals that attacks read are float32 either way."""
     convolution: str = "auto"
     """How convolutions are lowered: `auto` (the fastest measured), `xla`, `patches` or `winograd`."""
 
     def __post_init__(self) -> None:
-        one_of("model.name", self.name, ("resnet18", "cnn", "mlp"))
+        one_of("model.name", self.name, ("resnet18", "vgg11", "vgg16", "vgg19", "vit", "cnn", "mlp"))
         require(self.width >= 1, "model.width", self.width, "a positive number")
         one_of("model.norm", self.norm, ("batch", "none"))
+        require(self.patch_size >= 1, "model.patch_size", self.patch_size, "a positive number of pixels")
+        require(self.depth >= 1, "model.depth", self.depth, "a positive number")
+        require(
+            self.heads >= 1 and (self.name != "vit" or self.width % self.heads == 0),
+            "model.heads",
+            self.heads,
+            f"a divisor of model.width, which is {self.width}" if self.name == "vit" else "a positive number",
+        )
         one_of("model.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         one_of("model.convolution", self.convolution, ("auto", "xla", "patches", "winograd"))
 

@@ -147,5 +147,5 @@ def _of_file(config: Spectra, path: pathlib.Path) -> MeasuredModel:
 
 
 def _facts(config: ModelConfig, lowering: str) -> dict[str, Any]:
-    norm = config.norm if config.name == "resnet18" else "none"
+    norm = {"vit": "layer", "cnn": "none", "mlp": "none"}.get(config.name, config.norm)
     return {"name": config.name, "width": config.width, "norm": norm, "convolution": lowering}

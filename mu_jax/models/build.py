@@ -5,6 +5,8 @@ from mu_jax.models.cnn import cnn_model
 from mu_jax.models.mlp import mlp_model
 from mu_jax.models.model import Model
 from mu_jax.models.resnet import resnet18_model
+from mu_jax.models.vgg import vgg_model
+from mu_jax.models.vit import vit_model
 from mu_jax.ops import LOWERINGS
 
 
@@ -45,6 +47,19 @@ def build_model(
             convolution,
             compute_dtype,
             config.norm,
+        )
+    if config.name in ("vgg11", "vgg16", "vgg19"):
+        depth = int(config.name.removeprefix("vgg"))
+        return vgg_model(depth, config.width, num_classes, image_shape, convolution, compute_dtype)
+    if config.name == "vit":
+        return vit_model(
+            config.width,
+            num_classes,
+            image_shape,
+            config.patch_size,
+            config.depth,
+            config.heads,
+            compute_dtype,
         )
     if config.name == "cnn":
         return cnn_model(config.width, num_classes, image_shape, convolution, compute_dtype)

@@ -1,16 +1,19 @@
-"""Weights of PyTorch's CIFAR ResNet-18 into ours: same network, same logits, other names and layouts."""
+"""Weights of PyTorch's CIFAR-sized networks into ours: same network, same logits, other names and layouts."""
 
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mu_jax.config import InputError
 from mu_jax.models.model import Variables
+from mu_jax.models.pytorch_fill import LEAVES, Source, canonical_names, fill, unknown_variable, usual_source
+from mu_jax.models.pytorch_vgg import vgg_from_state_dict
+from mu_jax.models.pytorch_vit import vit_from_state_dict
 
 _WRAPPERS = ("state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
@@ -25,13 +28,7 @@ _MODULES = {
     "shortcut_norm": "shortcut.1",
     "head": "linear",
 }
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+_RENAMED = ((r"\.downsample\.", ".shortcut."), (r"^fc\.", "linear."))
 
 
 def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
@@ -71,34 +68,23 @@ def resnet18_from_state_dict(
     [D,C]. `num_batches_tracked` is left out. InputError, naming the first, where a variable is missing from
     the file, the file holds one that the network lacks, or shapes differ.
     """
-    given = _canonical_names(state_dict)
+    given = canonical_names(state_dict, _RENAMED)
     _refuse_imagenet_stem(given, state_dict)
-    like, structure = jax.tree_util.tree_flatten_with_path(variables_like)
-    wanted = {_torch_name(tuple(entry.key for entry in path)): leaf for path, leaf in like}
-    for name in wanted:
-        if name not in given:
-            raise InputError(
-                f"The state_dict has no {name!r}, but expected every weight of ResNet-18; give a ResNet-18's "
-                "own, whole state_dict."
-            )
-    for name, original in given.items():
-        if name not in wanted:
-            raise InputError(
-                f"The state_dict holds {original!r}, which ResNet-18 does not have; give a ResNet-18's own "
-                "state_dict."
-            )
-    leaves = []
-    for name, leaf in wanted.items():
-        value = np.asarray(state_dict[given[name]])
-        expected = _torch_shape(leaf.shape)
-        if value.shape != expected:
-            raise InputError(
-                f"{given[name]!r} has shape {value.shape}, but this model expects {expected}; build "
-                "the model with the width, channels and classes of the saved one."
-            )
-        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-        leaves.append(jnp.asarray(value, jnp.float32))
-    return jax.tree.unflatten(structure, leaves)
+    return fill(variables_like, given, state_dict, _resnet18_source, "ResNet-18")
+
+
+FROM_STATE_DICT: Mapping[str, Callable[[Mapping[str, np.ndarray], Variables], dict[str, Any]]] = (
+    types.MappingProxyType(
+        {
+            "resnet18": resnet18_from_state_dict,
+            "vgg11": vgg_from_state_dict,
+            "vgg16": vgg_from_state_dict,
+            "vgg19": vgg_from_state_dict,
+            "vit": vit_from_state_dict,
+        }
+    )
+)
+"""By `model.name`: `(state_dict, variables_like) -> variables`, for networks whose PyTorch weights can be read."""
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -159,22 +145,6 @@ def _as_float32(value: np.ndarray) -> np.ndarray:
     return value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
 
-def _canonical_names(state_dict: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """From kuangliu's name of each tensor to the name it has in the file."""
-    given: dict[str, str] = {}
-    for original in state_dict:
-        if original.endswith("num_batches_tracked"):
-            continue
-        name = re.sub(r"^fc\.", "linear.", original.replace(".downsample.", ".shortcut."))
-        if name in given:
-            raise InputError(
-                f"The state_dict holds both {given[name]!r} and {original!r}, but expected one name for one "
-                "weight; remove the one that is not the model's."
-            )
-        given[name] = original
-    return given
-
-
 def _refuse_imagenet_stem(given: Mapping[str, str], state_dict: Mapping[str, np.ndarray]) -> None:
     if "conv1.weight" not in given:
         return
@@ -186,6 +156,10 @@ def _refuse_imagenet_stem(given: Mapping[str, str], state_dict: Mapping[str, np.
         )
 
 
+def _resnet18_source(path: tuple[str, ...], shape: tuple[int, ...]) -> Source:
+    return usual_source(_torch_name(path), shape)
+
+
 def _torch_name(path: tuple[str, ...]) -> str:
     """`("params", "stage2_block0", "norm1", "scale")` → `layer2.0.bn1.weight`."""
     _, *modules, leaf = path
@@ -193,17 +167,6 @@ def _torch_name(path: tuple[str, ...]) -> str:
     for module in modules:
         block = re.fullmatch(r"stage(\d)_block(\d)", module)
         parts.append(f"layer{block[1]}.{block[2]}" if block else _MODULES.get(module))
-    if None in parts or leaf not in _LEAVES:
-        raise InputError(
-            f"variables_like holds {'/'.join(path)}, which ResNet-18 does not have; give a ResNet-18's "
-            "variables."
-        )
-    return ".".join([*parts, _LEAVES[leaf]])
-
-
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """HWIO → OIHW for kernels, [D,C] → [C,D] for the head, as it is for vectors."""
-    if len(shape) == 4:
-        height, width, depth, features = shape
-        return features, depth, height, width
-    return shape[::-1]
+    if None in parts or leaf not in LEAVES:
+        raise unknown_variable(path, "ResNet-18")
+    return ".".join([*parts, LEAVES[leaf]])
