@@ -65,5 +65,7 @@ def _smoke(config):
 
 
 def _optimizations(config):
-    methods = [config.methods[name] for name in config.methods]
-    return [one if "epochs" in one else one.optimization for one in methods]
+    """Of each method that has one."""
+    groups = (config.methods[name] for name in config.methods)
+    found = (group if "epochs" in group else group.get("optimization") for group in groups)
+    return [optimization for optimization in found if optimization is not None]

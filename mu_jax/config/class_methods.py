@@ -1,4 +1,4 @@
-"""Settings of the methods that forget whole classes, besides those that tilt.
+"""Settings of the methods that forget whole classes; of those that tilt, see `mu_jax/config/trw.py`.
 
 Defaults are the published ones for ResNet-18 on CIFAR-10; where a paper and its code are silent, the docstring says so.
 """
@@ -6,7 +6,9 @@ Defaults are the published ones for ResNet-18 on CIFAR-10; where a paper and its
 import dataclasses
 
 from mu_jax.config.errors import one_of, require
+from mu_jax.config.methods import MethodsConfig
 from mu_jax.config.shared import OptimizationConfig
+from mu_jax.config.trw import DeleteConfig, TrwConfig, TrwHeadConfig
 
 _BOUNDARY_EXPANDING = OptimizationConfig(
     epochs=10.0, batch_size=64, learning_rate=1e-5, weight_decay=0.0, schedule="constant"
@@ -96,3 +98,16 @@ class LinearFiltrationConfig:
     def __post_init__(self) -> None:
         one_of("mode", self.mode, ("naive", "normalization", "randomization", "zeroing"))
         require(0 < self.margin < float("inf"), "margin", self.margin, "a positive finite number of nats")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMethodsConfig(MethodsConfig):
+    """Each method's settings, by its name in tables: those of single examples, and those of whole classes."""
+
+    boundary_expanding: BoundaryExpandingConfig = BoundaryExpandingConfig()
+    delete: DeleteConfig = DeleteConfig()
+    svd_projection: SvdProjectionConfig = SvdProjectionConfig()
+    scar: ScarConfig = ScarConfig()
+    linear_filtration: LinearFiltrationConfig = LinearFiltrationConfig()
+    trw: TrwConfig = TrwConfig()
+    trw_head: TrwHeadConfig = TrwHeadConfig()

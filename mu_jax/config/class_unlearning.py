@@ -2,16 +2,9 @@
 
 import dataclasses
 
-from mu_jax.config.class_methods import (
-    BoundaryExpandingConfig,
-    LinearFiltrationConfig,
-    ScarConfig,
-    SvdProjectionConfig,
-)
+from mu_jax.config.class_methods import ClassMethodsConfig
 from mu_jax.config.errors import one_of, require
-from mu_jax.config.methods import MethodsConfig
 from mu_jax.config.shared import DataConfig, EvaluationConfig, LoopConfig, ModelConfig, OptimizationConfig
-from mu_jax.config.trw import DeleteConfig, TrwConfig, TrwHeadConfig
 
 _NAMES = (
     "finetune",
@@ -48,19 +41,6 @@ class ForgetClassesConfig:
             self.classes,
             "numbers of classes from 0",
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassMethodsConfig(MethodsConfig):
-    """Each method's settings, by its name in tables: those of single examples, and those of whole classes."""
-
-    boundary_expanding: BoundaryExpandingConfig = BoundaryExpandingConfig()
-    delete: DeleteConfig = DeleteConfig()
-    svd_projection: SvdProjectionConfig = SvdProjectionConfig()
-    scar: ScarConfig = ScarConfig()
-    linear_filtration: LinearFiltrationConfig = LinearFiltrationConfig()
-    trw: TrwConfig = TrwConfig()
-    trw_head: TrwHeadConfig = TrwHeadConfig()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 import dataclasses
 
+from mu_jax.config.class_methods import ClassMethodsConfig
 from mu_jax.config.errors import require
-from mu_jax.config.methods import MethodsConfig, NeighboursConfig
+from mu_jax.config.methods import NeighboursConfig
 from mu_jax.config.shared import DataConfig, EvaluationConfig, ForgetConfig, LoopConfig, ModelConfig
 
 
@@ -13,12 +14,14 @@ class UnlearnSaved:
 
     experiment: str = "unlearn_saved"
     checkpoint: str = ""
-    """The folder of a finished run (unlearning_comparison, unlearning_methods or unlearn_saved), or a file of a
-    ResNet-18's PyTorch state_dict (.safetensors, .pth or .pt)."""
+    """The folder of a finished run (unlearning_comparison, unlearning_methods, unlearn_saved or class_unlearning), or a
+    file of a network's PyTorch state_dict (.safetensors, .pth or .pt)."""
     checkpoint_model: str = "original"
-    """Which of a run's models. What a model other than `original` was to forget stays forgotten."""
+    """Which of a run's models. What a model other than `original` was to forget stays forgotten. A run of
+    class_unlearning keeps its originals alone, `original_0`, `original_1` and so on; `original` is the first of them.
+    """
     method: str = "amun"
-    """One of those in `mu_jax/unlearning/methods.py`."""
+    """One of those in `mu_jax/unlearning/methods.py`; some forget whole classes alone, those of `forget.classes`."""
     seed: int = 0
     """Draws the method's and the attacks' random numbers; data and splits only where the checkpoint is a file: those of
     a run were drawn by its own seed."""
@@ -28,7 +31,7 @@ class UnlearnSaved:
     """Of the examples that the model was trained on, and that are not deleted already."""
     model: ModelConfig = ModelConfig()
     """A run's own; how it is computed may differ."""
-    methods: MethodsConfig = MethodsConfig()
+    methods: ClassMethodsConfig = ClassMethodsConfig()
     """Of the method's run, less the crops and mirroring that the run of the checkpoint had not; flags overrule that."""
     neighbours: NeighboursConfig = NeighboursConfig()
     """For methods that need an adversarial set."""

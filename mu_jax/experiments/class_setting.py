@@ -102,8 +102,8 @@ class ClassSetting:
         recipe = Recipe.of(self.model, config.data, config.train)
         return TrainingRun(member.name, config.seed, rows, config.train, recipe)
 
-    def task(self, forgotten: int, original: Any = None) -> Task:
-        """The request to forget one class, of one original."""
+    def task(self, forgotten: int, original: Any = None, logits: np.ndarray | None = None) -> Task:
+        """The request to forget one class, of one original, whose `logits` on all images are known."""
         rows = self.rows_of(forgotten)
         return Task(
             model=self.model,
@@ -117,6 +117,7 @@ class ClassSetting:
             original=original,
             query_model=self.query_model,
             attack_model=attack_model(self),
+            known_logits=logits,
             forget_classes=(forgotten,),
             architecture=self.config.model,
             lowering=self.lowering,

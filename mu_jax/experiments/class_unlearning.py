@@ -122,8 +122,9 @@ class _Comparison:
         setting = self.setting
         works, examples = [], {}
         for member in members:
-            original = self.groups.variables(Member("original", -1, member.number))
-            task = setting.task(label, jax.tree.map(jnp.asarray, original))
+            original = Member("original", -1, member.number)
+            variables = jax.tree.map(jnp.asarray, self.groups.variables(original))
+            task = setting.task(label, variables, self.groups.answer(original).logits)
             began = time.perf_counter()
             plan = make_plan(row.method, task, row.settings, name=member.name)
             seconds = time.perf_counter() - began

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax.config import (
+    ClassUnlearning,
     InputError,
     MethodsConfig,
     OptimizationConfig,
@@ -18,9 +19,11 @@ from mu_jax.config import (
 )
 from mu_jax.data.splits import Splits
 from mu_jax.experiments.run_folder import read_config, read_json
+from mu_jax.experiments.saved_models import name_in_run
+from mu_jax.models.pytorch_import import FROM_STATE_DICT
 from mu_jax.unlearning.methods import METHODS
 
-_KINDS = (UnlearningComparison, UnlearningMethods, UnlearnSaved)
+_KINDS = (UnlearningComparison, UnlearningMethods, UnlearnSaved, ClassUnlearning)
 # What of a run's settings may be otherwise now: where the same images lie, and how the same network is computed.
 _FREE = {"data": ("source",), "model": ("compute_dtype", "convolution")}
 
@@ -38,6 +41,12 @@ class SavedRun:
     """of its data; empty where it does not say"""
 
     @property
+    def kind(self) -> str:
+        """What made the model: `original`, a method, or a retraining."""
+        # Class unlearning keeps its originals alone, and calls them `original_0` and so on.
+        return "original" if isinstance(self.config, ClassUnlearning) else self.name.partition("@")[0]
+
+    @property
     def data_seed(self) -> int:
         """What drew its data; a run of `unlearn_saved` has that of the run before."""
         return self.results["data"].get("seed", self.config.seed)
@@ -49,8 +58,7 @@ class SavedRun:
         That is the first model's training, and of each method by which it was made since, but of no other method that
         its runs have settings for.
         """
-        kind = self.name.partition("@")[0]
-        seen = _own_optimization(self.config, kind)
+        seen = _own_optimization(self.config, self.kind)
         if isinstance(self.config, UnlearnSaved):
             # An older run does not say what came before it.
             before = self.results["checkpoint"].get("augmentation", (0, False))
@@ -62,19 +70,23 @@ class SavedRun:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What results.json says of the model."""
-        return self.results["models"][self.name.partition("@")[0]]
+        """What results.json says of the model, and of its costs."""
+        if isinstance(self.config, ClassUnlearning):
+            # Its models' figures are means over all of a kind.
+            runs = self.results["tables"]["runs"]
+            return next(row for row in runs if f"{row['model']}_{row['number']}" == self.name)
+        return self.results["models"][self.kind]
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Training rows int64[·] that the model may still know, and those set aside for validation.
 
         What the model was to forget is in neither: it was deleted, and stays so.
         """
-        kind, _, place = self.name.partition("@")
+        place = self.name.partition("@")[2]
         # `original@BASE.FORGET_SET.RUN` and the like; the first forget set's file has no number.
         number = place.split(".")[1] if place.count(".") == 2 else "0"
         splits = Splits.load(self.folder / ("splits.npz" if number == "0" else f"splits_{number}.npz"))
-        known = np.union1d(splits.retain, splits.forget) if kind == "original" else splits.retain
+        known = np.union1d(splits.retain, splits.forget) if self.kind == "original" else splits.retain
         return known, splits.validation
 
 
@@ -100,14 +112,14 @@ def read_checkpoint(
     methods = config.methods
     if run.augmentation is not None:
         methods = _with_known_augmentation(methods, run.augmentation, overrides)
-    return dataclasses.replace(config, **settled, methods=methods), run
+    return dataclasses.replace(config, checkpoint_model=run.name, **settled, methods=methods), run
 
 
 def _check_file(config: UnlearnSaved, path: pathlib.Path) -> None:
-    if config.model.name != "resnet18":
+    if config.model.name not in FROM_STATE_DICT:
         raise InputError(
-            f"model.name is {config.model.name!r}, but expected 'resnet18', the one whose PyTorch weights ({path}) can "
-            "be read; change one of the two."
+            f"model.name is {config.model.name!r}, but expected {', '.join(map(repr, FROM_STATE_DICT))}, those whose "
+            f"PyTorch weights ({path}) can be read; change one of the two."
         )
     if config.checkpoint_model != "original":
         raise InputError(
@@ -137,6 +149,7 @@ def _read_run(path: pathlib.Path, name: str) -> SavedRun:
         )
     if results is None:
         raise InputError(f"{path} holds a run that is not finished; run its own command to the end first.")
+    name = name_in_run(config, results, name)
     return SavedRun(path, name, config, results, saved["inputs"].get("fingerprint of the data", ""))
 
 
@@ -157,23 +170,22 @@ def _settled(config: UnlearnSaved, run: SavedRun, group: str, overrides: Mapping
 
 
 def _own_optimization(config: Any, kind: str) -> OptimizationConfig | None:
-    """Of a run's method, what made the model of this name; None for models that training made."""
+    """Of a run's method, what made the model of this name; None for models that training made, or no training."""
     if isinstance(config, UnlearningComparison):
         return config.finetune if kind == "finetune" else None
-    if kind not in METHODS:
+    # Methods of classes are none of a comparison on examples.
+    if kind not in METHODS or not hasattr(config.methods, METHODS[kind].settings):
         return None
     settings = METHODS[kind].settings_of(config.methods)
-    return settings if isinstance(settings, OptimizationConfig) else settings.optimization
+    return settings if isinstance(settings, OptimizationConfig) else getattr(settings, "optimization", None)
 
 
 def _optimizations(methods: MethodsConfig) -> list[tuple[str, OptimizationConfig]]:
-    """Each method's optimization by its key in `methods`."""
-    return [
-        (name, settings)
-        if isinstance(settings, OptimizationConfig)
-        else (f"{name}.optimization", settings.optimization)
-        for name, settings in vars(methods).items()
-    ]
+    """The optimization of each method that has one, by its key in `methods`."""
+    groups = vars(methods).items()
+    inner = [(f"{name}.optimization", getattr(group, "optimization", None)) for name, group in groups]
+    found = [(name, group) for name, group in groups] + inner
+    return [(key, one) for key, one in found if isinstance(one, OptimizationConfig)]
 
 
 def _with_known_augmentation(

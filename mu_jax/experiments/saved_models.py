@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from mu_jax.config import (
+    ClassUnlearning,
     DataConfig,
     InputError,
     OptimizationConfig,
@@ -18,6 +20,7 @@ from mu_jax.config import (
     UnlearnSaved,
     from_config_dict,
 )
+from mu_jax.experiments.carried import finished_checkpoints
 from mu_jax.experiments.run_folder import read_config, read_json
 from mu_jax.models import Model, build_model
 from mu_jax.ops import signal_lowering
@@ -49,7 +52,8 @@ class SavedModel:
 def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
     """A model of a finished run, by its name there: `original`, a method, `retrain` or `retrain_again` of a comparison;
     of repeated ones `METHOD@BASE.FORGET_SET.RUN` (`amun@0.2.1`), or METHOD alone for the first; `shadow_00000` and so
-    on of a sweep with `sweep.keep_models`; `original@none_c1_0` and so on of a study of smooth models.
+    on of a sweep with `sweep.keep_models`; `original@none_c1_0` and so on of a study of smooth models; `original_0` and
+    so on of class unlearning, which keeps no others, and where `original` is the first that did not diverge.
 
     The data are not read. InputError where the run is not finished, or has no such model.
     """
@@ -58,8 +62,11 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
     if saved is None or results is None:
         raise InputError(f"{workdir} holds no finished run; run the experiment there to its end first.")
     config = from_config_dict(saved["config"])
+    name = name_in_run(config, results, name)
     kind = name.partition("@")[0]
     names = list(results["models"])
+    if isinstance(config, ClassUnlearning):
+        names = kept_originals(results)
     if isinstance(config, SmoothAmun):
         # One of its kind: `original@none_c1_0`, of ResNets with another norm than the config's.
         names = [f"{row['role']}@{row['kind']}_{row['number']}" for row in results["tables"]["runs"]]
@@ -67,7 +74,7 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
         if name in names:
             config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
     if kind not in names:
-        listed = ", ".join(names) if len(names) < 10 else f"{names[0]} to {names[-1]}"
+        listed = ", ".join(names or ["none"]) if len(names) < 10 else f"{names[0]} to {names[-1]}"
         raise InputError(f"{workdir} has no model {name!r}, but {listed}; name one of these.")
     if isinstance(config, UnlearnSaved) and kind == "original":
         where, whose = results["checkpoint"]["path"], results["checkpoint"]["model"]
@@ -83,20 +90,37 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
         convolution=signal_lowering(results["model"]["convolution"]),
         compute_dtype="float32",
     )
-    checkpoints = Checkpoints(workdir / "checkpoints" / name)
+    checkpoints = finished_checkpoints(workdir, name)
+    is_finished = checkpoints.latest_step() is not None
+    if not is_finished:
+        checkpoints = Checkpoints(workdir / "checkpoints" / name)
     step = checkpoints.latest_step()
     if step is None:
         raise InputError(
             f"{checkpoints.directory} holds no checkpoint (a sweep keeps models only with sweep.keep_models); run the "
             "experiment again elsewhere."
         )
-    if isinstance(config, ShadowSweep | SmoothAmun):
+    if is_finished or isinstance(config, ShadowSweep | SmoothAmun | ClassUnlearning):
         like = jax.eval_shape(model.init, jax.random.key(0))
         return SavedModel(model, checkpoints.restore(step, like), config.data)
-    # A comparison's checkpoint holds the optimizer's state too, whose shape the recipe tells.
+    # A training's checkpoint holds the optimizer's state too, whose shape the recipe tells.
     optimizer = Recipe.of(model, config.data, _optimization(config, kind)).make_optimizer()
     state = jax.eval_shape(lambda key: initial_state(model, optimizer, key), jax.random.key(0))
     return SavedModel(model, variables_of(checkpoints.restore(step, state)), config.data)
+
+
+def kept_originals(results: Mapping[str, Any]) -> list[str]:
+    """The names of the models that a run of class unlearning keeps and that did not diverge."""
+    runs = (row for row in results["tables"]["runs"] if row["model"] == "original")
+    sound = {row["number"] for row in runs if row["diverged_step"] is None}
+    return [f"original_{number}" for number in sorted(sound)]
+
+
+def name_in_run(config: Any, results: Mapping[str, Any], name: str) -> str:
+    """What a run's folder calls the model `name`: it is that name, but for the one `original` of class unlearning."""
+    if not isinstance(config, ClassUnlearning) or name != "original":
+        return name
+    return next(iter(kept_originals(results)), name)
 
 
 def _optimization(config: Any, kind: str) -> OptimizationConfig:

@@ -3,6 +3,7 @@
 No model is retrained without the data, so nothing here says how near the result comes to that.
 """
 
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ from mu_jax.experiments.unlearn_saved_setting import (
 from mu_jax.experiments.unlearning_comparison import query_models
 from mu_jax.unlearning.methods import METHODS, make_plan, neighbours_config
 from mu_jax.unlearning.neighbours import adversarial_neighbours
-from mu_jax.unlearning.plan import Plan
+from mu_jax.unlearning.plan import Edit, Plan
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -70,12 +71,17 @@ def run(
         stored, plan, preparation = _prepare_plan(setting, folder, shown)
         setting.splits.save(folder.path / "splits.npz")
         trained = carry_out_in(folder, plan, setting.task, config.loop.chunk_steps, shown)
+        read = 0
+        if isinstance(plan, Edit):
+            # What made it is all of its work.
+            trained, preparation = dataclasses.replace(trained, seconds=preparation), 0.0
+            read = plan.read_samples
         shown.say("querying and attacking the models")
         models = {"original": Trained(setting.original, 0.0, 0.0, 0), config.method: trained}
         logits = query_models(setting, models)
         with atomic_write(folder.path / "logits.npz") as file:
             np.savez(file, labels=setting.dataset.labels, **logits)
-        results = evaluate_saved(setting, Unlearned(trained, stored, preparation), logits)
+        results = evaluate_saved(setting, Unlearned(trained, stored, preparation, read), logits)
         write_saved_report(folder.path, report_data(setting, results, logits, folder.metrics()))
         # Last of all: a folder with results.json is a finished run.
         write_json(folder.path / "results.json", results)
@@ -84,8 +90,9 @@ def run(
 
 def _prepare_plan(
     setting: SavedSetting, folder: RunFolder, shown: TrainingProgress
-) -> tuple[StoredAdversarialSet | None, Plan, float]:
-    """(the adversarial set, the plan, the seconds that both took); a folder that they fail in is left as new."""
+) -> tuple[StoredAdversarialSet | None, Plan | Edit, float]:
+    """(the adversarial set, the plan or the edit, the seconds that both took); a folder that they fail in is left as
+    new."""
     config = setting.config
     try:
         stored, searched = None, 0.0

@@ -17,8 +17,8 @@ from mu_jax.experiments.sweep_table import Summary
 from mu_jax.experiments.unlearn_saved_setting import SavedSetting
 
 QUESTION = (
-    "What do an unlearning method's few epochs change of a saved model: its accuracy on what is kept, on what is "
-    "forgotten and on unseen images, and what an attack on the loss can tell of the forgotten ones?"
+    "What does an unlearning method change of a saved model: its accuracy on what is kept, on what is forgotten and on "
+    "unseen images, and what an attack on the loss can tell of the forgotten ones?"
 )
 NO_RETRAIN = (
     "No model was retrained without the forgotten examples, so there is no gap to it, and nothing here says how far "
@@ -39,6 +39,8 @@ class Unlearned:
     trained: Trained
     neighbours: StoredAdversarialSet | None
     preparation_seconds: float
+    read_samples: int
+    """examples that a method without training asked the original about"""
 
 
 def evaluate_saved(
@@ -58,6 +60,7 @@ def evaluate_saved(
         "preparation_seconds": unlearned.preparation_seconds,
         "compile_seconds": trained.compile_seconds,
         "trained_samples": trained.trained_samples,
+        "read_samples": unlearned.read_samples,
     }
     return {
         "experiment": config.experiment,
@@ -74,6 +77,7 @@ def evaluate_saved(
         "data": data_facts(setting)
         | split_sizes(splits)
         | {
+            "forget_classes": list(setting.task.forget_classes),
             "deleted_before": len(setting.deleted),
             "nonmembers": len(setting.nonmembers),
             "seed": setting.data_seed,
@@ -105,7 +109,7 @@ def _figures(setting: SavedSetting, parts: Mapping[str, np.ndarray], output: np.
 def _costs_of_original(setting: SavedSetting) -> dict[str, Any]:
     """What its own run says that it took; None where the checkpoint is a file."""
     known = {} if setting.run is None else setting.run.facts
-    keys = ("seconds", "preparation_seconds", "compile_seconds", "trained_samples")
+    keys = ("seconds", "preparation_seconds", "compile_seconds", "trained_samples", "read_samples")
     return {key: known.get(key) for key in keys}
 
 

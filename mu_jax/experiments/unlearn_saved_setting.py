@@ -19,7 +19,7 @@ from mu_jax.experiments.saved_checkpoint import SavedRun
 from mu_jax.experiments.saved_models import load_model
 from mu_jax.experiments.setting import Setting, attack_model, build_models, read_data
 from mu_jax.models import Model, build_model
-from mu_jax.models.pytorch_import import load_state_dict, resnet18_from_state_dict
+from mu_jax.models.pytorch_import import FROM_STATE_DICT, load_state_dict
 from mu_jax.ops import choose_lowering
 from mu_jax.unlearning.methods import METHODS
 from mu_jax.unlearning.plan import PyTree, Task
@@ -67,6 +67,10 @@ class SavedSetting(Setting):
             original=self.original,
             query_model=self.query_model,
             attack_model=attack_model(self),
+            # Indices overrule classes, as in what is drawn.
+            forget_classes=() if self.config.forget.indices else self.config.forget.classes,
+            architecture=self.config.model,
+            lowering=self.lowering,
         )
 
 
@@ -131,7 +135,8 @@ def refuse_other_weights(config: UnlearnSaved, run: SavedRun | None, results: Ma
 def _of_file(config: UnlearnSaved, model: Model) -> PyTree:
     """The weights in a PyTorch file, for `model`."""
     like = jax.eval_shape(model.init, jax.random.key(0))
-    return resnet18_from_state_dict(load_state_dict(pathlib.Path(config.checkpoint).expanduser()), like)
+    state_dict = load_state_dict(pathlib.Path(config.checkpoint).expanduser())
+    return FROM_STATE_DICT[config.model.name](state_dict, like)
 
 
 def _check_method(config: UnlearnSaved) -> None:

@@ -15,7 +15,6 @@ from mu_jax.config import (
     ForgetConfig,
     InputError,
     LoopConfig,
-    MethodsConfig,
     ModelConfig,
     NeighboursConfig,
     OptimizationConfig,
@@ -24,6 +23,7 @@ from mu_jax.config import (
     UnlearnSaved,
     to_dict,
 )
+from mu_jax.config.class_methods import BoundaryExpandingConfig, ClassMethodsConfig
 from mu_jax.data.sources import load_dataset
 from mu_jax.data.splits import Splits
 from mu_jax.experiments import unlearn_saved, unlearn_saved_setting, unlearning_comparison
@@ -50,8 +50,8 @@ AMUN = dataclasses.replace(
     TRAINING, epochs=8.0, optimizer="adam", learning_rate=0.02, schedule="step", step_epochs=4.0,
     crop_padding=4, flip=True,
 )  # fmt: skip
-METHODS = MethodsConfig(
-    amun=dataclasses.replace(MethodsConfig().amun, optimization=AMUN),
+METHODS = ClassMethodsConfig(
+    amun=dataclasses.replace(ClassMethodsConfig().amun, optimization=AMUN),
     finetune=dataclasses.replace(TRAINING, epochs=1.0),
 )
 
@@ -233,7 +233,7 @@ def test_what_does_not_flip_is_counted_and_named(config, tmp_path, capsys, no_pa
     # So small a radius that many do not flip.
     near = NeighboursConfig(epsilon=0.3, max_epsilon=0.3, steps=10, batch_size=32)
     short = dataclasses.replace(AMUN, epochs=1.0)
-    methods = MethodsConfig(amun=dataclasses.replace(METHODS.amun, optimization=short))
+    methods = ClassMethodsConfig(amun=dataclasses.replace(METHODS.amun, optimization=short))
     results, _ = unlearn_saved.run(
         dataclasses.replace(config, neighbours=near, methods=methods), tmp_path / "run"
     )
@@ -262,7 +262,7 @@ def test_a_ready_set_that_covers_a_part_says_which_it_does_not(finished, config,
         flipped_back=np.concatenate([np.setdiff1d(np.arange(120), forget)[:1], lost]),
     )
     save(tmp_path / "part.npz", part)
-    methods = MethodsConfig(
+    methods = ClassMethodsConfig(
         amun=dataclasses.replace(METHODS.amun, optimization=dataclasses.replace(AMUN, epochs=1.0))
     )
     given = dataclasses.replace(config, neighbours_file=str(tmp_path / "part.npz"), methods=methods)
@@ -396,6 +396,34 @@ def test_bad_input_is_one_sentence_and_writes_nothing(finished, config, trained,
         assert not (tmp_path / "run").exists(), message
 
 
+def test_a_class_is_deleted_by_a_method_of_classes(config, trained, tmp_path, no_page):
+    _, of_run = trained
+    by_class = dataclasses.replace(config, method="linear_filtration", forget=ForgetConfig(classes=(3,)))
+    results, _ = unlearn_saved.run(by_class, tmp_path / "run")
+    splits = Splits.load(tmp_path / "run" / "splits.npz")
+    with np.load(tmp_path / "run" / "logits.npz") as stored:
+        labels, logits = stored["labels"], stored["linear_filtration"]
+    known = np.union1d(of_run.retain, of_run.forget)
+    np.testing.assert_array_equal(splits.forget, known[labels[known] == 3])
+    assert results["models"]["original"]["accuracy"]["forget"] == 1
+    assert results["models"]["linear_filtration"]["accuracy"]["forget"] == 0
+    assert not (logits.argmax(axis=1) == 3).any()
+    assert results["models"]["linear_filtration"]["trained_samples"] == 0
+    images = load_dataset(COMPARISON.data, COMPARISON.seed).images
+    predicted = load_model(tmp_path / "run", "linear_filtration").predict(images)
+    np.testing.assert_allclose(predicted, logits, rtol=1e-5, atol=1e-5)
+    # One output more while it trains, as the run's network has none.
+    wider = dataclasses.replace(
+        by_class,
+        method="boundary_expanding",
+        checkpoint_model="finetune",
+        methods=ClassMethodsConfig(boundary_expanding=BoundaryExpandingConfig(TRAINING)),
+    )
+    results, _ = unlearn_saved.run(wider, tmp_path / "wider")
+    assert results["models"]["boundary_expanding"]["accuracy"]["forget"] < 0.2
+    assert load_model(tmp_path / "wider", "boundary_expanding").predict(images).shape == (220, 10)
+
+
 def test_a_pytorch_file_is_taken_with_the_configs_data_and_model(config, tmp_path):
     numpy_file = pytest.importorskip("safetensors.numpy")
     file = dataclasses.replace(
@@ -449,8 +477,8 @@ def test_a_repeated_run_has_splits_of_its_own(tmp_path):
 
 def test_a_models_augmentation_is_that_of_its_own_training(finished, tmp_path):
     mirrored = dataclasses.replace(TRAINING, crop_padding=2, flip=True)
-    methods = MethodsConfig(
-        finetune=TRAINING, salun=dataclasses.replace(MethodsConfig().salun, optimization=mirrored)
+    methods = ClassMethodsConfig(
+        finetune=TRAINING, salun=dataclasses.replace(ClassMethodsConfig().salun, optimization=mirrored)
     )
 
     def seen(config, name, results):

@@ -43,14 +43,15 @@ _FIGURES = (
         figures.training_curves,
         "The method's run",
         "Loss and accuracy on the batches that the method visits, whatever labels it gives them, averaged over each "
-        "chunk of steps. The original was trained elsewhere.",
+        "chunk of steps; of scar, which learns distances besides, the accuracy means nothing. The original was trained "
+        "elsewhere.",
     ),
 )
 
 
 def write_saved_report(directory: pathlib.Path, data: ReportData) -> pathlib.Path:
     """Write `figures/*.png` and then `report.html` in `directory`; returns the page's path."""
-    drawings = {name: functools.partial(draw, data) for name, draw, _, _ in _FIGURES}
+    drawings = {name: functools.partial(draw, data) for name, draw, _, _ in _shown(data.results)}
     return html.write_page(directory, drawings, functools.partial(render_saved_page, data))
 
 
@@ -73,7 +74,7 @@ def render_saved_page(data: ReportData, images: Mapping[str, bytes]) -> str:
             html.figure(
                 key, heading, caption, images[key], _labels(data) if key == "forgotten_images" else ""
             )
-            for key, _, heading, caption in _FIGURES
+            for key, _, heading, caption in _shown(results)
         ),
         "<section><h2>Further numbers</h2>",
         "<h3>True-positive rates of the loss attack</h3>",
@@ -94,6 +95,12 @@ def render_saved_page(data: ReportData, images: Mapping[str, bytes]) -> str:
         ),
     ]
     return html.page(title, name, body)
+
+
+def _shown(results: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The figures; without the run's curves where the method does not train."""
+    trains = results["models"][results["method"]]["trained_samples"] > 0
+    return [figure for figure in _FIGURES if trains or figure[0] != "training_curves"]
 
 
 def before_and_after(results: Mapping[str, Any], compact: bool = False) -> tables.Table:
@@ -180,6 +187,7 @@ def _notes(results: Mapping[str, Any]) -> str:
         "forgotten or unseen, as many of each; 50% is a guess.",
         "Attack AUC": "chance that of a forgotten and an unseen image the forgotten one has the lower loss, from "
         f"{sizes['forget']:,} and {sizes['nonmembers']:,} of them; 50% is a guess, and |AUC−50| the leak.",
-        "Time": "seconds of training, without compilation and preparation; a dash where it is not known.",
+        "Time": "seconds of training, without compilation and preparation, or of all the work of a method that does "
+        "not train; a dash where it is not known.",
     }
     return html.notes(terms)
