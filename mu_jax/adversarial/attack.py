@@ -12,9 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float32, Int, Int32
 
+from mu_jax.adversarial.constant import with_constant
 from mu_jax.adversarial.pixels import LEVELS, PixelModel
+from mu_jax.adversarial.sharing import AXIS, Shares, all_devices, share_out
+from mu_jax.training.cpu_threads import compiler_options
 
 PyTree = Any
 
@@ -90,6 +94,22 @@ def project(
     return delta * jnp.minimum(1.0, radius / jnp.maximum(_l2(delta), 1e-30))
 
 
+def odds_and_gradient(
+    attacked: PixelModel,
+    variables: PyTree,
+    pixels: Float32[Array | np.ndarray, "B H W D"],
+    labels: Int[Array | np.ndarray, "B"],
+) -> tuple[Float32[Array, "B C"], Float32[Array, "B H W D"]]:
+    """The logits of B images, and the gradient of each one's φ by its pixels."""
+
+    def objective(pixels: Array) -> tuple[Array, Array]:
+        logits = attacked.logits(variables, pixels)
+        return jnp.sum(log_odds(logits, labels)), logits
+
+    (_, logits), gradient = jax.value_and_grad(objective, has_aux=True)(pixels)
+    return logits, gradient
+
+
 def attack_step(
     attacked: PixelModel, norm: str, variables: PyTree, slots: Slots, settings: Settings
 ) -> Slots:
@@ -100,14 +120,13 @@ def attack_step(
     that of the target falls). It is taken from φ: ∇CE = −(1 − p_y)∇φ, so the two have one direction, but that of
     cross-entropy vanishes in float32 where the model is sure.
     """
+    return step_by(functools.partial(odds_and_gradient, attacked, variables), norm, slots, settings)
+
+
+def step_by(ask: Callable[..., tuple[Array, Array]], norm: str, slots: Slots, settings: Settings) -> Slots:
+    """`attack_step` of the model that `ask(pixels, labels) -> (logits, gradient)` asks."""
     grid = jnp.round(slots.images * LEVELS) / LEVELS
-    seen = jnp.where(settings.quantize, grid, slots.images)
-
-    def objective(pixels: Array) -> tuple[Array, Array]:
-        logits = attacked.logits(variables, pixels)
-        return jnp.sum(log_odds(logits, slots.labels)), logits
-
-    (_, logits), gradient = jax.value_and_grad(objective, has_aux=True)(seen)
+    logits, gradient = ask(jnp.where(settings.quantize, grid, slots.images), slots.labels)
     predicted = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     hit = (predicted == slots.labels) == settings.targeted
     tested = jnp.where(hit, FLIPPED, WORKING)
@@ -142,12 +161,13 @@ def attack_step(
 # The cache is what lets attacks on one model share a program: a jitted function made anew would compile anew.
 @functools.cache
 def make_advance(attacked: PixelModel, norm: str) -> Callable[..., Slots]:
-    """`advance(variables, slots, settings, count, least) -> slots`, compiled.
+    """`advance(variables, slots, settings, count, least) -> slots`, compiled, over all of this process's devices.
 
-    At most `count` steps (int32[]), and no further once fewer than `least` slots (int32[], 1 or more) are at work.
+    Each device takes at most `count` steps (int32[]), and no further once fewer than its part of `least` slots
+    (int32[], 1 or more) are at work on it. Slots of a number that `share_out` gives need no filling up.
     """
+    mesh = all_devices()
 
-    @jax.jit
     def advance(
         variables: PyTree,
         slots: Slots,
@@ -155,17 +175,78 @@ def make_advance(attacked: PixelModel, norm: str) -> Callable[..., Slots]:
         count: Int32[Array | np.ndarray, ""] | np.int32,
         least: Int32[Array | np.ndarray, ""] | np.int32,
     ) -> Slots:
-        def goes_on(carry: tuple) -> Array:
-            i, slots = carry
-            return (i < count) & (jnp.sum(slots.status == WORKING) >= least)
+        number = slots.labels.shape[0]
+        shares = share_out(number)
 
-        def one(carry: tuple) -> tuple:
-            i, slots = carry
-            return i + 1, attack_step(attacked, norm, variables, slots, settings)
+        def on_device(
+            variables: PyTree, slots: Slots, settings: Settings, count: Array, least: Array
+        ) -> Slots:
+            return _advance_blocks(attacked, norm, shares, variables, slots, settings, count, least)
 
-        return lax.while_loop(goes_on, one, (jnp.int32(0), slots))[1]
+        split, whole = PartitionSpec(AXIS), PartitionSpec()
+        # As in training: the check would ask for a cast of every constant that enters a loop.
+        advanced = jax.shard_map(
+            on_device,
+            mesh=mesh,
+            in_specs=(whole, split, whole, whole, whole),
+            out_specs=split,
+            check_vma=False,
+        )(variables, _filled_up(slots, shares.slots - number), settings, count, least)
+        return jax.tree.map(lambda leaf: leaf[:number], advanced)
 
-    return advance
+    return jax.jit(advance, compiler_options=compiler_options(mesh.size) or None)
+
+
+def _advance_blocks(
+    attacked: PixelModel,
+    norm: str,
+    shares: Shares,
+    variables: PyTree,
+    slots: Slots,
+    settings: Settings,
+    count: Array,
+    least: Array,
+) -> Slots:
+    """One device's part of `advance`: in each step its examples at work, packed into as few blocks as hold them."""
+    images, labels = (leaf[: shares.block] for leaf in (slots.images, slots.labels))
+    ask = with_constant(functools.partial(odds_and_gradient, attacked), variables, images, labels)
+    # Devices do not speak with each other: each goes by its own part.
+    least = (least + shares.devices - 1) // shares.devices
+
+    def goes_on(carry: tuple) -> Array:
+        i, slots = carry
+        return (i < count) & (jnp.sum(slots.status == WORKING) >= least)
+
+    def one(carry: tuple) -> tuple:
+        i, slots = carry
+        working = slots.status == WORKING
+        order = jnp.argsort(~working, stable=True).astype(jnp.int32)
+
+        def one_block(j: Array, slots: Slots) -> Slots:
+            rows = lax.dynamic_slice_in_dim(order, j * shares.block, shares.block)
+            block = jax.tree.map(lambda leaf: leaf[rows], slots)
+            stepped = step_by(ask, norm, block, settings)
+            return jax.tree.map(lambda leaf, new: leaf.at[rows].set(new, unique_indices=True), slots, stepped)
+
+        blocks = -(-jnp.sum(working) // shares.block)
+        return i + 1, lax.fori_loop(0, blocks, one_block, slots)
+
+    return lax.while_loop(goes_on, one, (jnp.int32(0), slots))[1]
+
+
+def _filled_up(slots: Slots, by: int) -> Slots:
+    """So many more slots, in which nothing is at work."""
+
+    def longer(leaf: Array | np.ndarray) -> Array:
+        return jnp.pad(leaf, [(0, by)] + [(0, 0)] * (leaf.ndim - 1))
+
+    if by == 0:
+        return slots
+    longer_slots = jax.tree.map(longer, slots)
+    status = jnp.where(
+        jnp.arange(longer_slots.status.shape[0]) < slots.status.shape[0], longer_slots.status, KEPT
+    )
+    return longer_slots.replace(status=status)
 
 
 def _l2(values: Array) -> Array:

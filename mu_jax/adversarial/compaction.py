@@ -1,11 +1,19 @@
-"""Keeping the compiled batch full: finished examples leave, waiting ones take their slots, on the host."""
+"""Keeping the compiled batch full: finished examples leave, waiting ones take their slots, on the host.
+
+On the devices a finished example costs nothing as it is (`sharing`), unless there is one block a device. There a chunk
+ends once an eighth of the slots is free, and the last few examples go on in an eighth of the slots.
+"""
 
 import numpy as np
 from jaxtyping import Int32, Shaped
 
 from mu_jax.adversarial.attack import BROKEN, FLIPPED, KEPT, WORKING, Slots
 from mu_jax.adversarial.pixels import LEVELS, to_pixels
+from mu_jax.adversarial.sharing import all_devices, dealt, device_of, in_small_blocks
 from mu_jax.config import InputError
+
+DEALING_STEPS = 10
+"""Steps between two dealings on CPUs: devices whose examples finish earlier than those of others wait no longer."""
 
 _FIELDS = ("origin", "images", "labels", "epsilon", "step", "total", "status", "predicted")
 
@@ -24,7 +32,8 @@ class Batch:
     ) -> None:
         self.images, self.labels, self.epsilon, self.norm = images, labels, epsilon, norm
         self.quantize = quantize
-        self.small = max(1, size // 8)
+        self.small = 0 if in_small_blocks() else max(1, size // 8)
+        """slots of the batch in which the last few go on; 0: there is none, because they cost no more in a large one"""
         self.next = self.finished = 0
         number = len(images)
         scalars = {"predicted": np.int32, "epsilon": np.float32, "distance": np.float32}
@@ -48,7 +57,8 @@ class Batch:
 
     def fill(self) -> bool:
         """Put waiting examples into free slots, or the last few into a smaller batch; False when all is done."""
-        free = np.flatnonzero(self.rows < 0)[: len(self.images) - self.next]
+        places = dealt(len(self.rows))
+        free = places[self.rows[places] < 0][: len(self.images) - self.next]
         rows = np.arange(self.next, self.next + len(free))
         self.next += len(free)
         if len(free):
@@ -60,17 +70,30 @@ class Batch:
             slots.epsilon[free] = self.epsilon
             slots.step[free] = slots.total[free] = slots.predicted[free] = 0
             slots.status[free] = WORKING
-        at_work = np.flatnonzero(self.rows >= 0)
-        if self.next == len(self.images) and len(at_work) <= self.small < len(self.rows):
+        at_work, inert = np.flatnonzero(self.rows >= 0), np.flatnonzero(self.rows < 0)
+        if self.next == len(self.images) and 0 < len(at_work) <= self.small < len(self.rows):
             # Inert companions fill it up: they are finished, and nobody asks for them.
-            kept = np.concatenate([at_work, np.flatnonzero(self.rows < 0)])[: self.small]
-            self.rows = self.rows[kept]
-            self.slots = Slots(**{name: getattr(self.slots, name)[kept] for name in _FIELDS})
+            self._deal(np.concatenate([at_work, inert])[: self.small])
+        elif np.ptp(np.bincount(device_of(at_work, len(self.rows)), minlength=all_devices().size)) > 1:
+            self._deal(np.concatenate([at_work, inert]))
         return len(at_work) > 0
+
+    def _deal(self, kept: np.ndarray) -> None:
+        """The slots named, and no others, anew in the order in which slots are given out."""
+        order = np.empty_like(kept)
+        order[dealt(len(kept))] = kept
+        self.rows = self.rows[order]
+        self.slots = Slots(**{name: getattr(self.slots, name)[order] for name in _FIELDS})
+
+    def steps(self, chunk_steps: int) -> np.int32:
+        """So many make a chunk, at most."""
+        return np.int32(chunk_steps if self.small else min(chunk_steps, DEALING_STEPS))
 
     def least(self) -> np.int32:
         """So many must be at work, or the chunk ends: an eighth of the slots is worth refilling."""
         size = len(self.rows)
+        if not self.small:
+            return np.int32(1)
         if self.next < len(self.images):
             return np.int32(size - size // 8)
         return np.int32(self.small + 1 if size > self.small else 1)

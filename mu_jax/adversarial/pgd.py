@@ -16,6 +16,7 @@ from mu_jax.adversarial.attack import NORMS, Settings, make_advance
 from mu_jax.adversarial.compaction import Batch
 from mu_jax.adversarial.examples import AdversarialExamples, NothingFlipsError
 from mu_jax.adversarial.pixels import PixelModel, check_images, check_labels
+from mu_jax.adversarial.sharing import on_all_devices, slots_for
 from mu_jax.config import InputError
 
 PyTree = Any
@@ -88,10 +89,12 @@ def pgd(
     8-bit image, and returns that one, so that what flips still flips when it is stored as bytes; its distance may then
     exceed ε by the rounding.
 
-    Examples that finish leave the batch between chunks of at most `chunk_steps` steps and others take their places; the
-    last few go on in a batch of an eighth of `batch_size`. An example's result depends on its batch and companions by
-    no more than the rounding of the model's sums. `on_progress(finished, number)` is called after each chunk.
-    InputError for bad arrays or settings, and for a model whose logits are not finite.
+    `batch_size` examples are under attack at once, shared out over all of this process's devices (on accelerators: so
+    many on each). Those that finish leave the batch between chunks of at most `chunk_steps` steps and others take their
+    places. On accelerators the last few go on in a batch of an eighth, and an example's result depends on its batch and
+    companions by no more than the rounding of the model's sums; on CPUs it depends on neither (`sharing`).
+    `on_progress(finished, number)` is called after each chunk. InputError for bad arrays or settings, and for a model
+    whose logits are not finite.
     """
     max_epsilon = epsilon if max_epsilon is None else max_epsilon
     _check_settings(norm, epsilon, max_epsilon, steps, step_ratio, batch_size, chunk_steps)
@@ -106,9 +109,10 @@ def pgd(
         quantize=np.bool_(quantize),
     )
     advance = make_advance(attacked, norm)
-    batch = Batch(images, labels, np.float32(epsilon), batch_size, norm, quantize)
+    variables = on_all_devices(variables)
+    batch = Batch(images, labels, np.float32(epsilon), slots_for(batch_size), norm, quantize)
     while batch.fill():
-        batch.take(advance(variables, batch.slots, settings, np.int32(chunk_steps), batch.least()))
+        batch.take(advance(variables, batch.slots, settings, batch.steps(chunk_steps), batch.least()))
         on_progress(batch.finished, len(images))
     return AdversarialExamples(
         norm=norm, max_epsilon=float(max_epsilon), targeted=targeted, labels=labels, **batch.found

@@ -18,6 +18,7 @@ from benchmarks.serving import BadRequest, Prepared, serve
 from mu_jax.adversarial.pgd import pgd
 from mu_jax.adversarial.pixels import PixelModel
 from mu_jax.config import InputError
+from mu_jax.experiments.devices import one_cpu_device_a_core
 from mu_jax.unlearning.plan import Task
 
 
@@ -91,4 +92,5 @@ _subject = functools.cache(make_subject)
 
 
 if __name__ == "__main__":
+    one_cpu_device_a_core()  # as the experiments do
     serve(AdversarialCase, describe, prepare, device_peak_bytes)

@@ -5,8 +5,9 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
-from mu_jax.adversarial import attack
+from mu_jax.adversarial import attack, compaction, sharing
 from mu_jax.adversarial.attack import FLIPPED, WORKING, Settings, Slots, make_advance
 from mu_jax.adversarial.pgd import fgsm, minimal_epsilon, pgd, pgd_l2, pgd_linf
 from mu_jax.adversarial.pixels import PixelModel, predict, to_bytes
@@ -149,6 +150,14 @@ def test_companions_and_compaction_change_nothing(victim):
 
 def test_a_chunk_ends_where_fewer_than_the_least_are_at_work(victim, monkeypatch):
     """Finished examples must not cost a full batch's steps: slots times steps stay near the examples' own sum."""
+    one_device = jax.make_mesh((1,), (sharing.AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    for module in (attack, compaction, sharing):
+        monkeypatch.setattr(module, "all_devices", lambda: one_device)
+    for module in (compaction, sharing):
+        monkeypatch.setattr(module, "in_small_blocks", lambda: False)
+    attack_victim, *rest = victim
+    # Its programs are its own: those of the others are compiled for small blocks.
+    victim = (PixelModel(mlp_model((16,), CLASSES, SHAPE), MEAN, STD), *rest)
     real, cost = attack.make_advance, []
 
     def counting(attacked, norm):
@@ -166,6 +175,62 @@ def test_a_chunk_ends_where_fewer_than_the_least_are_at_work(victim, monkeypatch
     assert needed <= sum(cost) < 1.6 * needed
     in_order = sum(8 * (found.steps[i : i + 8].max() + 1) for i in range(0, N, 8))
     assert sum(cost) < in_order
+    monkeypatch.undo()
+    same(found, pgd_l2(attack_victim, *rest, **SEARCH))
+
+
+def test_in_small_blocks_the_finished_cost_nothing(victim, monkeypatch):
+    _, variables, images, labels = victim
+    images, labels = (np.concatenate([array] * 5) for array in (images, labels))
+    real, cost = attack.step_by, []
+
+    def counting(ask, norm, slots, settings):
+        jax.debug.callback(lambda: cost.append(len(slots.labels)))
+        return real(ask, norm, slots, settings)
+
+    monkeypatch.setattr(attack, "step_by", counting)
+    fresh = PixelModel(mlp_model((16,), CLASSES, SHAPE), MEAN, STD)
+    found = pgd_l2(fresh, variables, images, labels, **SEARCH | {"batch_size": len(images)})
+    jax.effects_barrier()
+    block = sharing.share_out(len(images)).block
+    assert set(cost) == {block}
+    needed = np.sum(found.steps + 1)
+    assert needed <= sum(cost) < 1.4 * needed
+    # No more blocks a step than the examples at work fill, on each of the devices.
+    at_work = [np.sum(found.steps >= step) for step in range(found.steps.max() + 1)]
+    devices = jax.local_device_count()
+    assert sum(cost) <= block * sum(now / block + devices for now in at_work)
+
+
+def test_neither_companions_nor_batch_move_a_bit(victim):
+    """On a CPU, with the lowering whose tiles depend on the batch."""
+    _, _, images, labels = victim
+    attacked = PixelModel(cnn_model(4, CLASSES, SHAPE, "winograd"), MEAN, STD)
+    variables = attacked.model.init(jax.random.key(2))
+    labels = predict(attacked, variables, images)
+    together = pgd_l2(attacked, variables, images, labels, **SEARCH)
+    order = np.random.default_rng(3).permutation(N)[:13]
+    others = {**SEARCH, "batch_size": 50, "chunk_steps": 7}
+    few = pgd_l2(attacked, variables, images[order], labels[order], **others)
+    assert len(set(few.steps)) > 5
+    for name in ("images", "steps", "epsilon", "predicted", "status"):
+        np.testing.assert_array_equal(getattr(few, name), getattr(together, name)[order])
+
+
+@pytest.mark.parametrize("small_blocks", [True, False])
+def test_every_example_has_a_slot_and_devices_have_as_many(small_blocks, monkeypatch):
+    monkeypatch.setattr(sharing, "in_small_blocks", lambda: small_blocks)
+    devices = jax.local_device_count()
+    for examples in (1, 7, 16, 17, 130):
+        shares = sharing.share_out(examples)
+        assert shares.slots >= examples
+        assert shares.slots - examples < devices * shares.block
+        assert (shares.block == sharing.share_out(1).block) or not small_blocks
+        order = sharing.dealt(shares.slots)
+        np.testing.assert_array_equal(np.sort(order), np.arange(shares.slots))
+        for number in range(1, shares.slots):
+            held = np.bincount(sharing.device_of(order[:number], shares.slots), minlength=devices)
+            assert np.ptp(held) <= 1
 
 
 def test_a_targeted_attack_reaches_its_target(victim):
