@@ -16,6 +16,20 @@ seconds are extrapolated from those. Each side's methods are beside its own retr
 PyTorch, for `finetune` and `amun`, keeps the images on the device and augments whole batches there; the form that is
 the fastest at retraining is that of its methods. Its adversarial search is that of bench_adversarial, in the same
 8-bit images as ours. Each side is a process of its own; they take turns, one at work at a time.
+
+Two kinds of cases are of class unlearning, on scikit-learn's digits of 8×8 whatever `--data` says. The class 8 is
+forgotten, in batches of 32 without crops; `--share` shortens the 5 epochs of unlearning, `--training-epochs` the
+originals' own training.
+
+| case | |
+|---|---|
+| `ulira_METHOD_kK` | K originals unlearned by finetune, random_labels, delete or trw, all with one optimization |
+| `trw_step` | a step of Tilted ReWeighting beside one of fine-tuning, on one original, both ours |
+
+A round of `ulira_METHOD_kK` is all K of ours, side by side as the experiment `class_unlearning` places them; PyTorch
+unlearns as many as last about `--seconds`, one after another, and its fastest form counts. Targets that are read off
+the originals count on both sides, compilation does not. `ratio` is ours ÷ PyTorch in unlearned models a minute, but of
+`trw_step` TRW's milliseconds ÷ fine-tuning's.
 """
 
 import contextlib
@@ -30,14 +44,18 @@ import numpy as np
 from absl import flags
 
 from benchmarks import machine, shell
+from benchmarks.measured_on import device_line
 from benchmarks.orchestrator import Contender, fastest, measure
 from benchmarks.rows import row, write_rows
 from benchmarks.sweep_names import check_epochs
 from benchmarks.table import case_table
 from benchmarks.torch_side import start_torch
 from benchmarks.training_data import load_training_images, weights_path, write_images
+from benchmarks.ulira_bench import measure_case
+from benchmarks.ulira_names import split_cases
+from benchmarks.ulira_table import summary as class_summary
 from benchmarks.unlearning_case import TORCH_METHODS, UnlearningCase
-from benchmarks.unlearning_names import method_case, parse_methods, retrain_case
+from benchmarks.unlearning_names import method_case, retrain_case
 from benchmarks.unlearning_table import (
     SPAN,
     method_figures,
@@ -52,7 +70,9 @@ from mu_jax.config import InputError
 from mu_jax.data import Dataset
 
 _DATA = flags.DEFINE_string(
-    "data", None, "The images: npz:FILE or another data.source; by default synthetic ones of 32×32×3."
+    "data",
+    None,
+    "The methods' images: npz:FILE or another data.source; by default synthetic ones of 32×32×3.",
 )
 _EXAMPLES = flags.DEFINE_integer("examples", 2048, "Training images, the first so many of the source.")
 _WIDTH = flags.DEFINE_integer("width", 16, "Of ResNet-18.")
@@ -67,27 +87,41 @@ _ENVIRONMENT = ("GLIBC_TUNABLES", "XLA_FLAGS", "OMP_NUM_THREADS", "OMP_WAIT_POLI
 
 
 def main() -> None:
-    """Measures the methods, prints tables, writes rows."""
-    methods = parse_methods(shell.CASES.value)
+    """Measures the methods and the cases of class unlearning, prints tables, writes rows."""
     _check_flags()
+    methods, cases = split_cases(shell.CASES.value, _WIDTH.value, _SHARE.value, _TRAINING_EPOCHS.value)
     if _WORKDIR.value is not None:
         pathlib.Path(_WORKDIR.value).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        kept = pathlib.Path(_WORKDIR.value or name)
+        rows = _measure_methods(methods, folder, kept) if methods else []
+        if rows:
+            print(f"\n{rows[0]['device']}\n\n{summary(rows, rows[0]['details']['torch_missing'])}")
+            print(retrain_lines(rows[0]["details"]), flush=True)
+        for case in cases:
+            rows.append(measure_case(case, folder, kept, say))
+            if shell.JSON.value:
+                write_rows(pathlib.Path(shell.JSON.value), rows)
+    if cases:
+        print(f"\n{rows[-1]['device']}\n\n{class_summary(rows[len(methods) :])}", flush=True)
+
+
+def _measure_methods(methods: list[str], folder: pathlib.Path, kept: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of methods on single examples."""
     images, synthetic = load_training_images(_DATA.value, _EXAMPLES.value, 2)
     forget = _forget_set(len(images.y_train))
     say(f"{images.name}: {len(forget)} of {len(images.y_train)} images to forget, width {_WIDTH.value}")
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        kept = pathlib.Path(_WORKDIR.value or folder)
-        files = {
-            "file": str(pathlib.Path(folder) / "case.npz"),
-            "forget": str(pathlib.Path(folder) / "forget.npy"),
-            "weights": str(weights_path(kept, images, _WIDTH.value, _TRAINING_EPOCHS.value)),
-            "epochs": _TRAINING_EPOCHS.value,
-        }
-        write_images(pathlib.Path(files["file"]), images)
-        np.save(files["forget"], forget)
-        rows = _Bench(stack, files, images, synthetic, len(forget)).measure(methods)
-    print(f"\n{rows[0]['device']}\n\n{summary(rows, rows[0]['details']['torch_missing'])}")
-    print(retrain_lines(rows[0]["details"]), flush=True)
+    files = {
+        "file": str(folder / "case.npz"),
+        "forget": str(folder / "forget.npy"),
+        "weights": str(weights_path(kept, images, _WIDTH.value, _TRAINING_EPOCHS.value)),
+        "epochs": _TRAINING_EPOCHS.value,
+    }
+    write_images(pathlib.Path(files["file"]), images)
+    np.save(files["forget"], forget)
+    with contextlib.ExitStack() as stack:
+        return _Bench(stack, files, images, synthetic, len(forget)).measure(methods)
 
 
 def say(text: str) -> None:
@@ -209,7 +243,7 @@ class _Bench:
             "environment": machine.environment(_ENVIRONMENT),
         }
         theirs_rate = reference and reference.rate
-        return row(case.name, ours.rate, theirs_rate, "requests/h", _device(self._facts), details)
+        return row(case.name, ours.rate, theirs_rate, "requests/h", device_line(self._facts), details)
 
     def _placed(self, case: UnlearningCase) -> UnlearningCase:
         return dataclasses.replace(case, **self._files)
@@ -239,13 +273,6 @@ class _Bench:
 
 def _form_label(form: Mapping[str, Any]) -> str:
     return f"{form['execution']} float32{' channels-last' if form['channels_last'] else ''}"
-
-
-def _device(facts: Mapping[str, Mapping[str, Any]]) -> str:
-    versions = {name: version for one in facts.values() for name, version in one["versions"].items()}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if name in ("jax", "torch"))
-    where = f", {machine.usable_cores()} cores" if facts["JAX"]["backend"] == "cpu" else ""
-    return f"{facts['JAX']['device']}{where}, {named}"
 
 
 if __name__ == "__main__":
