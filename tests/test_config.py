@@ -146,7 +146,9 @@ def test_bad_settings_are_refused_by_name(changes, message):
 
 
 def test_a_group_of_settings_takes_changes_from_a_line_of_text():
-    changed = with_settings(SalunConfig(), "share=0.25, optimization.epochs=3,optimization.schedule=step", "x")
+    changed = with_settings(
+        SalunConfig(), "share=0.25, optimization.epochs=3,optimization.schedule=step", "x"
+    )
     optimization = dataclasses.replace(SalunConfig().optimization, epochs=3.0, schedule="step")
     assert changed == SalunConfig(optimization, share=0.25)
     assert isinstance(changed.optimization.epochs, float)
@@ -203,6 +205,8 @@ def test_every_setting_is_documented_or_plain():
         "schedule_by_epoch", "step_factor", "train", "finetune", "sweep", "query", "sisa", "adversary",
         "random_labels", "boundary_shrink", "l1_sparse", "salun", "scrub", "negative_gradient_plus", "gradient_ascent",
         "amun", "amun_salun", "methods", "neighbours", "study", "pool", "robust", "requests", "search",
+        "boundary_expanding", "delete", "svd_projection", "scar", "linear_filtration", "trw", "trw_head", "shadows",
+        "nearest_neighbour", "ulira",
     }  # fmt: skip
     files = sorted(pathlib.Path(config_module.__file__).parent.glob("*.py"))
     source = [line for file in files for line in file.read_text().splitlines()]

@@ -48,6 +48,8 @@ class Task:
     """the network in float32, for what methods read off the original; None takes `model`"""
     attack_model: Model | None = None
     """the network in float32 by its fastest lowering, whose gradients attacks follow; None takes the reader"""
+    known_logits: np.ndarray | None = None
+    """float32[N,C] of the original on all images, where somebody has asked it already"""
     forget_classes: tuple[int, ...] = ()
     """the classes whose every training example is to be forgotten; empty where single examples are"""
     architecture: ModelConfig | None = None
@@ -76,6 +78,8 @@ class Task:
     def original_logits(self, method: str) -> np.ndarray:
         """float32[N,C] of the original model on all images as they are; InputError, naming the method, without one."""
         self.require(method, original=True)
+        if self.known_logits is not None:
+            return self.known_logits
         query = make_query(self.reader, tuple(self.data.mean), tuple(self.data.std), QUERY_BATCH)
         return np.asarray(query(self.original, self.images))
 

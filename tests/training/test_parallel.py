@@ -431,13 +431,17 @@ def test_each_run_may_have_a_mask_and_targets_of_its_own(float64):
             group = trainer.train(runs[first : first + width], variables=starts[first : first + width])
             for i, k in enumerate(range(first, min(first + width, 3))):
                 for new, old, wanted, free in zip(
-                    *map(jax.tree.leaves, (group.of(i)["params"], starts[k]["params"], expected[k], masks[k])),
+                    *map(
+                        jax.tree.leaves, (group.of(i)["params"], starts[k]["params"], expected[k], masks[k])
+                    ),
                     strict=True,
                 ):
                     np.testing.assert_allclose(new, wanted, rtol=1e-9, atol=1e-11)
                     np.testing.assert_array_equal(new[free == 0], np.asarray(old)[free == 0])
                     assert np.all(new[free == 1] != np.asarray(old)[free == 1])
-    with pytest.raises(ValueError, match="'shadow_0' has no gradient mask, but the trainer expects each run's own"):
+    with pytest.raises(
+        ValueError, match="'shadow_0' has no gradient mask, but the trainer expects each run's own"
+    ):
         trainer.train([dataclasses.replace(runs[0], gradient_mask=None)], variables=starts[:1])
 
 

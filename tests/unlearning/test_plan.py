@@ -82,3 +82,12 @@ def test_classes_to_forget_are_asked_for_in_words(task):
         InputError, match="at least two classes that stay, but 3 classes without 2 to forget leave 1"
     ):
         dataclasses.replace(task, forget_classes=(0, 1)).require_classes("trw")
+
+
+def test_logits_of_the_original_are_asked_for_once(task):
+    asked = task.original_logits("trw")
+    assert asked.shape == (N, CLASSES)
+    known = dataclasses.replace(task, known_logits=asked + 1)
+    np.testing.assert_array_equal(known.original_logits("trw"), asked + 1)
+    with pytest.raises(InputError, match="'trw' reads the original model, but the task holds none"):
+        dataclasses.replace(known, original=None).original_logits("trw")
