@@ -9,7 +9,7 @@ import numpy as np
 
 from mu_jax.adversarial.stored import StoredAdversarialSet, variables_sha256
 from mu_jax.evaluation.intervals import proportion_interval
-from mu_jax.evaluation.report.saved_page import before_and_after
+from mu_jax.evaluation.report.saved_page import accuracy_line, before_and_after
 from mu_jax.experiments.comparison_results import attack, environment
 from mu_jax.experiments.facts import data_facts, model_facts, neighbours_facts, parameter_count, split_sizes
 from mu_jax.experiments.setting import Trained
@@ -51,6 +51,7 @@ def evaluate_saved(
     parts = {"retain": splits.retain, "forget": splits.forget, "test": splits.test}
     if len(splits.validation):
         parts["validation"] = splits.validation
+    parts |= _test_parts(setting)
     trained, stored = unlearned.trained, unlearned.neighbours
     known = None if setting.run is None else setting.run.augmentation
     models = {name: _figures(setting, parts, output) for name, output in logits.items()}
@@ -88,6 +89,17 @@ def evaluate_saved(
         "tables": {},
         "environment": environment(),
     }
+
+
+def _test_parts(setting: SavedSetting) -> dict[str, np.ndarray]:
+    """Where whole classes are forgotten, the test images of those that stay, and the others: what may be lost, and what
+    is meant to be."""
+    gone, test = setting.task.forget_classes, setting.splits.test
+    if not gone:
+        return {}
+    is_gone = np.isin(setting.dataset.labels[test], gone)
+    parts = {"test_retain": test[~is_gone], "test_forget": test[is_gone]}
+    return {part: rows for part, rows in parts.items() if len(rows)}
 
 
 def _figures(setting: SavedSetting, parts: Mapping[str, np.ndarray], output: np.ndarray) -> dict[str, Any]:
@@ -152,4 +164,7 @@ def saved_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
     source = " of ".join(filter(None, [checkpoint["model"], checkpoint["path"]]))
     title = f"{results['data']['name']}: {results['method']} forgets {results['data']['forget']} examples ({source})"
     lines = [left_out_line(neighbours) for neighbours in results["neighbours"]]
+    if results["data"].get("forget_classes"):
+        # The table's test images are of all classes.
+        lines.append(accuracy_line(results))
     return title, before_and_after(results, compact=True), [*filter(None, lines), results["note"]]

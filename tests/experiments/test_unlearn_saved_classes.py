@@ -167,6 +167,9 @@ def test_every_method_of_classes_runs_alone_and_its_model_can_be_loaded(finished
     right = stored[method].argmax(axis=1) == stored["labels"]
     assert after["forget"] == pytest.approx(right[splits.forget].mean())
     assert after["test"] == pytest.approx(right[splits.test].mean())
+    is_gone = stored["labels"][splits.test] == FORGOTTEN
+    assert after["test_retain"] == pytest.approx(right[splits.test][~is_gone].mean())
+    assert after["test_forget"] == pytest.approx(right[splits.test][is_gone].mean())
     assert before["forget"] > 0.9 and after["forget"] < 0.5 * before["forget"]
     assert after["retain"] > 0.6
     loaded = load_model(workdir, method)
@@ -204,7 +207,12 @@ def test_the_page_of_an_edit_has_no_curves_of_training(finished, capsys):
     page = (workdir / "report.html").read_text()
     assert "of all the work of a method that does not train" in " ".join(page.split())
     print_results(results, workdir, done_before=False)
-    assert "trw_head" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    stays = [
+        f"{100 * results['models'][name]['accuracy']['test_retain']:.1f}" for name in ("original", "trw_head")
+    ]
+    line = f"test of the classes that stay {stays[0]} → {stays[1]}; test of those forgotten"
+    assert "trw_head" in shown and line in " ".join(shown.split()) and line in page
 
 
 @pytest.mark.parametrize("method", EACH)

@@ -48,6 +48,14 @@ _FIGURES = (
     ),
 )
 
+_PARTS = {
+    "forget": "forget",
+    "retain": "retain",
+    "test": "test",
+    "test_retain": "test of the classes that stay",
+    "test_forget": "test of those forgotten",
+}
+
 
 def write_saved_report(directory: pathlib.Path, data: ReportData) -> pathlib.Path:
     """Write `figures/*.png` and then `report.html` in `directory`; returns the page's path."""
@@ -137,12 +145,18 @@ def answer(data: ReportData) -> Answer:
         f"The loss attack tells forgotten from unseen images with AUC {aucs[1]} after {method}, and {aucs[0]} before "
         f"(%; {points[0]} points [{points[1]}, {points[2]}])."
     )
-    accuracy = [models[name]["accuracy"] for name in ("original", method)]
+    return Answer(method, verdict, sentence, (accuracy_line(results), results["note"]))
+
+
+def accuracy_line(results: Mapping[str, Any]) -> str:
+    """Accuracies before and after; where whole classes are forgotten, on test images of either kind too."""
+    before, after = (results["models"][name]["accuracy"] for name in ("original", results["method"]))
     moved = "; ".join(
-        f"{part} {tables.percent(accuracy[0][part])} → {tables.percent(accuracy[1][part])}"
-        for part in ("forget", "retain", "test")
+        f"{name} {tables.percent(before[part])} → {tables.percent(after[part])}"
+        for part, name in _PARTS.items()
+        if part in before
     )
-    return Answer(method, verdict, sentence, (f"Accuracy, %: {moved}.", results["note"]))
+    return f"Accuracy, %: {moved}."
 
 
 def _section(one: Answer) -> str:
