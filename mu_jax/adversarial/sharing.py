@@ -1,9 +1,9 @@
 """How the examples under attack are shared out: over this process's devices, and on each into blocks.
 
 A device takes gradients of one block at a time, and of no more blocks than its examples at work fill. So whoever has
-finished costs nothing from the next step on, and a block can be as small as suits the device. On CPUs it has
-IMAGES_A_THREAD images, whose activations stay in a core's cache; always so many, whatever the batch size and the number
-of examples, so that neither moves an example's bits. An accelerator takes all of its examples at once.
+finished costs nothing from the next step on, and a block can be as small as suits the device. On CPUs its size depends
+on the threads alone, and not on the batch size or the number of examples, so that neither moves an example's bits. An
+accelerator takes all of its examples at once.
 """
 
 import functools
@@ -20,8 +20,9 @@ PyTree = Any
 AXIS = "devices"
 """Of the mesh."""
 
-IMAGES_A_THREAD = 8
-"""Of a block on a CPU, for each thread that a device has to itself (`docs/performance.md` has the measurements)."""
+IMAGES_ALONE, IMAGES_SHARED, MOST_IMAGES = 8, 32, 128
+"""Of a block on a CPU: where a device has one thread; for each thread where it has several, which share out every
+operation and so want larger ones; and at most (`docs/performance.md` has the measurements)."""
 
 
 class Shares(NamedTuple):
@@ -47,7 +48,8 @@ def share_out(examples: int) -> Shares:
     devices = all_devices().size
     if not in_small_blocks():
         return Shares(devices, -(-examples // devices), 1)
-    block = IMAGES_A_THREAD * -(-pool_threads() // devices)
+    threads = -(-pool_threads() // devices)
+    block = IMAGES_ALONE if threads == 1 else min(IMAGES_SHARED * threads, MOST_IMAGES)
     return Shares(devices, block, -(-examples // (devices * block)))
 
 

@@ -9,7 +9,7 @@ import scipy.stats
 
 from mu_jax.evaluation.comparison import Behaviour, gap_to_retrain
 from mu_jax.experiments.class_answers import ClassAnswer
-from mu_jax.experiments.class_judge import Judged, judge_class
+from mu_jax.experiments.class_judge import RETRAINED, Judged, judge_class
 from mu_jax.experiments.class_setting import ClassSetting, Member
 from mu_jax.experiments.comparison_results import environment
 from mu_jax.experiments.facts import data_facts, model_facts
@@ -168,6 +168,15 @@ def _summary(
                 "retrain_accuracy": over([found.mia_nn.retrain_accuracy for found in mine.values()])[0],
                 "leak": leak,
                 "leak_sd": leak_sd,
+                # Of the method rather than of one model: what models differ by among themselves averages out.
+                "difference": None
+                if name == RETRAINED
+                else _spread(
+                    [
+                        abs(float(found.mia_nn.accuracy.mean() - found.mia_nn.retrain_accuracy.mean()))
+                        for found in mine.values()
+                    ]
+                )[0],
                 "z": float(np.mean(z)) if z else None,
             },
             "ulira": {

@@ -217,6 +217,12 @@ def test_neither_companions_nor_batch_move_a_bit(victim):
         np.testing.assert_array_equal(getattr(few, name), getattr(together, name)[order])
 
 
+@pytest.mark.parametrize(("threads", "images"), [(2, 8), (4, 64), (64, 128)])
+def test_a_devices_threads_decide_the_size_of_a_block(threads, images, monkeypatch):
+    monkeypatch.setattr(sharing, "pool_threads", lambda: threads * jax.local_device_count() // 2)
+    assert sharing.share_out(1).block == sharing.share_out(1000).block == images
+
+
 @pytest.mark.parametrize("small_blocks", [True, False])
 def test_every_example_has_a_slot_and_devices_have_as_many(small_blocks, monkeypatch):
     monkeypatch.setattr(sharing, "in_small_blocks", lambda: small_blocks)

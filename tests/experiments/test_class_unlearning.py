@@ -107,6 +107,13 @@ def test_every_row_has_its_figures(finished):
         # Four retrained models are too few to attack one half of them by the other.
         assert (model["attacks"]["ulira"]["auc"] is None) == (name == "retrain")
         assert 0 <= model["total_variation"] <= 1
+        attack = model["attacks"]["mia_nn"]
+        # A mean of distances is never below the distance of means.
+        assert (
+            (attack["difference"] is None)
+            if name == "retrain"
+            else attack["difference"] <= attack["leak"] + 1e-9
+        )
         assert (model["rank"] is None) == (name in ("original", "retrain"))
     assert len(results["tables"]["classes"]) == 2 * (2 + len(NAMES))
     for row in results["tables"]["confusion"]:
@@ -159,7 +166,15 @@ def test_figures_are_those_of_the_answers(finished):
     np.testing.assert_allclose(confusion["shares"], shares)
 
 
-@pytest.mark.parametrize("name", ["finetune", "salun", "scrub", "boundary_expanding", "scar", "trw"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "salun",
+        "boundary_expanding",
+        "trw",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "scrub", "scar")),
+    ],
+)
 def test_a_model_of_a_group_is_the_single_model_of_its_plan(finished, name):
     workdir, _ = finished
     setting = prepare_classes(CONFIG)

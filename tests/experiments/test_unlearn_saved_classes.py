@@ -230,6 +230,7 @@ class Killed(TrainingProgress):
 
 
 @pytest.mark.parametrize("method", ["boundary_expanding", pytest.param("scar", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_killed_training_of_another_network_resumes_to_the_same_bits(
     finished, config, tmp_path, no_page, method
 ):
@@ -248,6 +249,7 @@ def test_a_killed_training_of_another_network_resumes_to_the_same_bits(
     assert unlearn_saved.run(one, tmp_path / "run") == (results, True)
 
 
+@pytest.mark.slow
 def test_a_second_class_is_deleted_from_an_edited_model(finished, config, tmp_path, no_page):
     workdir, results = finished("trw_head")
     chained = dataclasses.replace(

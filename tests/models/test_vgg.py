@@ -212,6 +212,7 @@ def test_jit_equals_eager():
 
 
 @pytest.mark.parametrize("lowering", ["patches", pytest.param("winograd", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_all_lowerings_are_one_function_of_the_same_variables(lowering):
     assert shapes_of(model_of(lowering=lowering)) == shapes_of(model_of(lowering="xla"))
     variables = random_variables(model_of())
@@ -318,6 +319,7 @@ def digits():
     return Examples(dataset.x_train[:256], targets, np.ones(256, np.float32))
 
 
+@pytest.mark.slow
 def test_it_learns_digits_by_the_common_step():
     model, examples = model_of(), digits()
     recipe = Recipe.of(model, DataConfig(), SETTINGS)

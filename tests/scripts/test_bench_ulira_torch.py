@@ -1,7 +1,11 @@
-"""PyTorch's side of the benchmark of class unlearning, with ResNets of width 1."""
+"""PyTorch's side of the benchmark of class unlearning, with ResNets of width 1; and both sides at once."""
 
 import dataclasses
+import json
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,8 @@ from benchmarks.torch_weights import to_state_dict
 from benchmarks.ulira_case import BATCH, FORGOTTEN, METHOD_NAMES
 from benchmarks.ulira_names import method_settings, parse_case
 from mu_jax.unlearning.methods import make_plan
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def case_of(method, **files):
@@ -128,3 +134,37 @@ def test_pytorch_refuses_settings_that_it_does_not_know(torch):
         tilted(torch.zeros(2, 3), torch.ones(3, 2), 0, settings | {"level": 0.3})
     with pytest.raises(ValueError, match="expected the mean over draws"):
         wrong_labels(torch.eye(3), {"redraw": False})
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_both_sides_unlearn_a_class(tmp_path):
+    pytest.importorskip("torch")
+    flags = [
+        "--width=4",
+        "--training-epochs=2",
+        "--share=0.4",
+        "--torch=eager",
+        "--rounds=1",
+        "--seconds=0.1",
+    ]
+    flags += ["--cases=ulira_trw_k2,trw_step", f"--json={tmp_path}/rows.json", f"--workdir={tmp_path}/kept"]
+    command = [sys.executable, "scripts/bench_unlearning.py", *flags]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    models, step = json.loads((tmp_path / "rows.json").read_text())
+    for row in (models, step):
+        assert list(row) == ["case", "ours", "torch", "ratio", "unit", "device", "details"]
+    assert (models["case"], models["unit"]) == ("ulira_trw_k2_x0.4", "models/min")
+    assert models["ratio"] == pytest.approx(models["ours"] / models["torch"], rel=0.05)
+    ours = models["details"]["ours"]["side by side"]
+    theirs = models["details"]["torch"]["eager float32"]
+    assert ours["images_a_model"] == theirs["images_a_model"] == BATCH * -(-2 * 1297 // BATCH)
+    assert ours["accuracy"]["retain"] == pytest.approx(theirs["accuracy"]["retain"], abs=0.1)
+    assert max(ours["accuracy"]["forget"], theirs["accuracy"]["forget"]) < 0.1
+    assert (step["case"], step["unit"], step["torch"]) == ("trw_step", "ms/step", None)
+    assert step["details"]["ms_a_step"]["trw"] == step["ours"] > 0
+    kept = sorted(path.name.partition("_w4")[0] for path in (tmp_path / "kept").iterdir())
+    assert kept == ["originals_k2_resnet18", "resnet18"]
+    assert "| ulira_trw_k2_x0.4 |" in done.stdout and "| trw_step |" in done.stdout.splitlines()[-1]

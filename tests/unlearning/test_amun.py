@@ -21,7 +21,7 @@ from mu_jax.training.state import state_from_variables
 from mu_jax.training.step import Recipe, make_step
 from mu_jax.unlearning import Task, carry_out, retrain, salun, training_run
 from mu_jax.unlearning.amun import amun, besides, draw_third_labels, shift_at_random
-from mu_jax.unlearning.methods import METHODS, make_plan, neighbours_config
+from mu_jax.unlearning.methods import EXAMPLE_METHODS, METHODS, make_plan, neighbours_config
 from mu_jax.unlearning.neighbours import adversarial_neighbours
 
 SHAPE, CLASSES, N, T = (6, 6, 1), 4, 160, 300
@@ -536,7 +536,8 @@ def test_every_method_makes_its_plan(linear, by_hand):
     other = make_task(LINEAR)
     other = dataclasses.replace(other, original=LINEAR.init(jax.random.key(1)))
     methods = MethodsConfig()
-    for name, method in METHODS.items():
+    for name in EXAMPLE_METHODS:
+        method = METHODS[name]
         settings = method.settings_of(methods)
         given = {"": None, "transferred": set_by_hand(other)}.get(method.neighbours, by_hand)
         plan = make_plan(name, linear, settings, neighbours=given)

@@ -103,7 +103,7 @@ def test_a_run_is_a_plain_loop_of_steps_in_float64(mlp_task):
             np.testing.assert_allclose(after[name][part], wanted, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("retain", [False, True])
+@pytest.mark.parametrize("retain", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_deleted_examples_leave_their_class_and_the_others_stay(mlp_task, accuracies, retain):
     before = accuracies(mlp_task, mlp_task.original)
     plan = boundary_expanding(mlp_task, dataclasses.replace(SETTINGS, retain=retain))

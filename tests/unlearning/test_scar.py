@@ -194,6 +194,7 @@ def test_features_move_to_the_nearest_wrong_class_and_the_others_stay(mlp_task, 
     assert retain > before[1] - 0.05 and test > before[2] - 0.08
 
 
+@pytest.mark.slow
 def test_without_weight_on_the_distance_nothing_pulls_at_the_deleted_examples(mlp_task):
     # The teacher never names the class, so that it fades; but features do not move to another class.
     plan = scar(mlp_task, dataclasses.replace(SETTINGS, distance_weight=0.0))
@@ -209,6 +210,7 @@ def test_without_weight_on_the_distance_nothing_pulls_at_the_deleted_examples(ml
     assert np.mean(new[rows, chosen]) > 0.5 * np.mean(old[rows, chosen])
 
 
+@pytest.mark.slow
 def test_single_examples_are_moved_away_from_their_own_class(mlp_task):
     rows = np.concatenate([mlp_task.retain, mlp_task.forget])
     task = dataclasses.replace(mlp_task, retain=rows[:200], forget=rows[200:], forget_classes=())

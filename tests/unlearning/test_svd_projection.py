@@ -146,6 +146,7 @@ def test_every_layer_is_projected_by_its_inputs_in_the_original(mlp_task):
         np.testing.assert_allclose(edit.variables["params"][name]["kernel"], wanted, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_lowerings_make_the_same_edit(cnn_task):
     patches = build_model(cnn_task.architecture, num_classes=5, image_shape=(8, 8, 1), convolution="patches")
     edits = [
