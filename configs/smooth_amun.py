@@ -43,8 +43,8 @@ models, 6 pairs for transfer; PGD-10 in ℓ2, ε 0.5 for robust accuracy and 1 f
 | none | 0.7 | 72.8 | 0.707 | 0.789 | 47.2 | – | 0.686 | – | – |
 
 Expected time of `:smoke`: 4 minutes 58 seconds on 2 idle CPU cores (JAX 0.10.2), 64 seconds of it compilation of the
-training programs and 40 of training; since then fewer programs measure and clip layers, not measured anew. Expected result
-of `:smoke` (seed 0, over 2 models):
+training programs and 40 of training; since then fewer programs measure and clip layers, not measured anew. Expected
+result of `:smoke` (seed 0, over 2 models):
 
 | Norm | Clip | Test % | Largest norm | Lipschitz bound | Robust % | Transfer % | δ | AMUN's gap pp | Floor pp |
 |---|---|---|---|---|---|---|---|---|---|
