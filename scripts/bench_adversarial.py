@@ -33,6 +33,7 @@ from benchmarks import machine, shell
 from benchmarks.adversarial_case import EPSILON, TRAINING_EXAMPLES, AdversarialCase, largest_epsilon
 from benchmarks.adversarial_names import parse_cases
 from benchmarks.adversarial_table import agreement, agreement_line, epsilon_counts, epsilon_table, summary
+from benchmarks.measured_on import device_line
 from benchmarks.orchestrator import Contender, fastest, measure
 from benchmarks.rows import row, write_rows
 from benchmarks.table import case_table
@@ -165,7 +166,7 @@ def _measure_case(case: AdversarialCase, images: Dataset, synthetic: bool) -> di
         "idle_cpu_seconds": {worker.name: round(worker.idle_cpu_seconds, 3) for worker in workers},
         "environment": machine.environment(_ENVIRONMENT),
     }
-    return row(case.name, best.rate, reference and reference.rate, _UNIT, _device(facts), details)
+    return row(case.name, best.rate, reference and reference.rate, _UNIT, device_line(facts), details)
 
 
 def _trials(case: AdversarialCase, worker: Worker, device: str, batches: tuple[int, ...]) -> list[Contender]:
@@ -226,13 +227,6 @@ def _details(one: Contender) -> dict[str, Any]:
         "others_share": round(one.others_share, 3),
         **one.facts,
     }
-
-
-def _device(facts: Mapping[str, Mapping[str, Any]]) -> str:
-    versions = {name: version for one in facts.values() for name, version in one["versions"].items()}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if name in ("jax", "torch"))
-    where = f", {machine.usable_cores()} cores" if facts["JAX"]["backend"] == "cpu" else ""
-    return f"{facts['JAX']['device']}{where}, {named}"
 
 
 if __name__ == "__main__":

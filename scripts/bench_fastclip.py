@@ -28,7 +28,6 @@ import pathlib
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -43,6 +42,7 @@ from benchmarks.fastclip_table import (
     training_figures,
     training_lines,
 )
+from benchmarks.measured_on import device_line
 from benchmarks.orchestrator import Contender, fastest, measure
 from benchmarks.rows import write_rows
 from benchmarks.table import case_table
@@ -121,7 +121,7 @@ def _measure_case(case: FastclipCase) -> dict[str, Any]:
     print(f"\n{case.name}\n{case_table(ours, theirs, best, reference, memory, unit)}\n{lines}", flush=True)
     if torch is None:
         print(f"PyTorch: {torch_facts}", flush=True)
-    return row | {"device": _device(facts), "details": details}
+    return row | {"device": device_line(facts), "details": details}
 
 
 def _contenders(
@@ -198,13 +198,6 @@ def _details(one: Contender) -> dict[str, Any]:
         "others_share": round(one.others_share, 3),
         **one.facts,
     }
-
-
-def _device(facts: Mapping[str, Mapping[str, Any]]) -> str:
-    versions = {name: version for one in facts.values() for name, version in one["versions"].items()}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if name in ("jax", "torch"))
-    where = f", {machine.usable_cores()} cores" if facts["JAX"]["backend"] == "cpu" else ""
-    return f"{facts['JAX']['device']}{where}, {named}"
 
 
 if __name__ == "__main__":

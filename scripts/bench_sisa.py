@@ -36,6 +36,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import machine, shell
+from benchmarks.measured_on import device_line
 from benchmarks.orchestrator import Contender, fastest, measure
 from benchmarks.rows import row, write_rows
 from benchmarks.sisa_case import SisaCase
@@ -136,7 +137,7 @@ def _measure_fit(case: SisaCase, dataset: Dataset, synthetic: bool) -> dict[str,
         "ours_best": best.label,
         "torch_reference": reference and reference.label,
     }
-    return row(case.name, best.rate, reference and reference.rate, "shards/min", _device(facts), details)
+    return row(case.name, best.rate, reference and reference.rate, "shards/min", device_line(facts), details)
 
 
 def _measure_deletions(case: SisaCase, dataset: Dataset, synthetic: bool) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def _measure_deletions(case: SisaCase, dataset: Dataset, synthetic: bool) -> dic
         "deletion_one_after_another": by_label.get(in_turn.label),
     }
     rate = _SPAN / by_label[deletion.label]["seconds"]
-    return row(case.name, rate, None, "deletions/min", _device(facts), details)
+    return row(case.name, rate, None, "deletions/min", device_line(facts), details)
 
 
 def _jax_worker(stack: contextlib.ExitStack) -> Worker:
@@ -274,13 +275,6 @@ def _contender(one: Contender) -> dict[str, Any]:
 
 def _rate(one: Contender) -> float | None:
     return round(one.rate, 3) if one.rates else None
-
-
-def _device(facts: Mapping[str, Mapping[str, Any]]) -> str:
-    versions = {name: version for one in facts.values() for name, version in one["versions"].items()}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if name in ("jax", "torch"))
-    where = f", {machine.usable_cores()} cores" if facts["JAX"]["backend"] == "cpu" else ""
-    return f"{facts['JAX']['device']}{where}, {named}"
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ import dataclasses
 import pathlib
 import sys
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
 
 from benchmarks import machine, shell
+from benchmarks.measured_on import device_line
 from benchmarks.orchestrator import Contender, fastest, measure
 from benchmarks.rows import row, write_rows
 from benchmarks.sweep_case import SweepCase
@@ -161,7 +161,7 @@ def _measure_case(case: SweepCase, dataset: Dataset, synthetic: bool) -> dict[st
         "idle_cpu_seconds": {worker.name: round(worker.idle_cpu_seconds, 3) for worker in workers},
         "environment": machine.environment(_ENVIRONMENT),
     }
-    return row(case.name, best.rate, reference and reference.rate, _UNIT, _device(facts), details)
+    return row(case.name, best.rate, reference and reference.rate, _UNIT, device_line(facts), details)
 
 
 def _torch_forms(case: SweepCase, device: str) -> list[tuple[str, str, bool]]:
@@ -197,13 +197,6 @@ def _details(one: Contender) -> dict[str, Any]:
         "others_share": round(one.others_share, 3),
         **one.facts,
     }
-
-
-def _device(facts: Mapping[str, Mapping[str, Any]]) -> str:
-    versions = {name: version for one in facts.values() for name, version in one["versions"].items()}
-    named = ", ".join(f"{name} {version}" for name, version in versions.items() if name in ("jax", "torch"))
-    where = f", {machine.usable_cores()} cores" if facts["JAX"]["backend"] == "cpu" else ""
-    return f"{facts['JAX']['device']}{where}, {named}"
 
 
 if __name__ == "__main__":

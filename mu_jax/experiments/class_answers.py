@@ -21,7 +21,8 @@ class ClassAnswer:
     seconds: float
     """of training, the group's divided by its models; of a method without any, of its work"""
     preparation_seconds: float
-    """of a method's work before training: what it reads off the original, masks, targets"""
+    """of a method's work before training, masks and targets; not of asking the original about all images, which is done
+    once for all methods"""
     trained_samples: int
     read_samples: int
     """examples that a method without training asked the original about"""

@@ -81,12 +81,12 @@ class ClassGroups:
             if any(self.answer(work.member) is None for work in batch):
                 self._train(stage, examples, batch)
 
-    def finish(self, member: Member, variables: PyTree, **figures: Any) -> None:
-        """Ask a model of the setting's network everything, and keep what it says."""
+    def finish(self, member: Member, variables: PyTree, *, steps: int = 0, **figures: Any) -> None:
+        """Ask a model of the setting's network, trained for so many `steps`, everything, and keep what it says."""
         logits = self._ask(variables)
         diverged = figures.pop("diverged_step", -1)
         if diverged < 0 and not np.isfinite(logits).all():
-            diverged = figures["trained_samples"]
+            diverged = steps
         if diverged >= 0:
             self.shown.say(f"{member.name} diverged: it is marked, and has no figures")
         save_answer(self._path(member), ClassAnswer(logits=logits, diverged_step=diverged, **figures))
@@ -119,6 +119,7 @@ class ClassGroups:
                 self.finish(
                     work.member,
                     variables,
+                    steps=work.run.steps,
                     diverged_step=int(trained.diverged_step[place]),
                     seconds=trained.seconds / len(group),
                     preparation_seconds=work.preparation_seconds,
