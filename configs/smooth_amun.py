@@ -42,9 +42,8 @@ models, 6 pairs for transfer; PGD-10 in ℓ2, ε 0.5 for robust accuracy and 1 f
 | none | 1 | 86.2 ± 0.3 | 1.007 | 32.9 | 50.3 ± 0.4 | 35.8 ± 7.5 | 0.568 ± 0.017 | 2.50 ± 0.47 | 0.16 |
 | none | 0.7 | 72.8 | 0.707 | 0.789 | 47.2 | – | 0.686 | – | – |
 
-Expected time of `:smoke`: 4 minutes 58 seconds on 2 idle CPU cores (JAX 0.10.2), 64 seconds of it compilation of the
-training programs and 40 of training; since then fewer programs measure and clip layers, not measured anew. Expected
-result of `:smoke` (seed 0, over 2 models):
+Expected time of `:smoke`: 3 minutes 43 seconds on 2 idle CPU cores (JAX 0.10.2), 61 seconds of it compilation of the
+training programs. Expected result of `:smoke` (seed 0, over 2 models):
 
 | Norm | Clip | Test % | Largest norm | Lipschitz bound | Robust % | Transfer % | δ | AMUN's gap pp | Floor pp |
 |---|---|---|---|---|---|---|---|---|---|

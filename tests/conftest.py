@@ -1,4 +1,4 @@
-"""Shared by all tests: what needs PyTorch or TensorFlow may be left out only where the run says so."""
+"""Shared by all tests: what needs PyTorch, TensorFlow or jax-privacy may be left out only where the run says so."""
 
 import gc
 import importlib
@@ -21,11 +21,12 @@ jax.config.update("jax_num_cpu_devices", 2)
 
 # Set by `scripts/test.sh --with-torch`: there a parity test that skips is a failure, not a gap that nobody sees.
 NOTHING_LEFT_OUT = os.environ.get("MU_JAX_NOTHING_LEFT_OUT") == "1"
+OPTIONAL = ("torch", "safetensors", "tensorflow", "jax_privacy", "dp_accounting")
 
 
 def pytest_configure() -> None:
     # Modules that skip as a whole leave no test behind whose skipping could be seen: look at the packages themselves.
-    for package in ("torch", "safetensors", "tensorflow") if NOTHING_LEFT_OUT else ():
+    for package in OPTIONAL if NOTHING_LEFT_OUT else ():
         try:
             importlib.import_module(package)
         except ImportError as error:
@@ -37,7 +38,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item):
     report = yield
-    optional = item.get_closest_marker("torch") or item.get_closest_marker("tensorflow")
+    optional = any(item.get_closest_marker(marker) for marker in ("torch", "tensorflow", "dp"))
     if NOTHING_LEFT_OUT and optional and report.skipped:
         report.outcome = "failed"
         report.longrepr = f"skipped, although this run leaves nothing out: {report.longrepr}"

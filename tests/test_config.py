@@ -206,7 +206,7 @@ def test_every_setting_is_documented_or_plain():
         "random_labels", "boundary_shrink", "l1_sparse", "salun", "scrub", "negative_gradient_plus", "gradient_ascent",
         "amun", "amun_salun", "methods", "neighbours", "study", "pool", "robust", "requests", "search",
         "boundary_expanding", "delete", "svd_projection", "scar", "linear_filtration", "trw", "trw_head", "shadows",
-        "nearest_neighbour", "ulira",
+        "nearest_neighbour", "ulira", "leaks",
     }  # fmt: skip
     files = sorted(pathlib.Path(config_module.__file__).parent.glob("*.py"))
     source = [line for file in files for line in file.read_text().splitlines()]

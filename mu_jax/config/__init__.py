@@ -8,6 +8,7 @@ ever sees a ConfigDict. The checks run when a dataclass is made, so a bad value 
 from mu_jax.config.class_unlearning import ClassUnlearning
 from mu_jax.config.comparison import UnlearningComparison
 from mu_jax.config.errors import InputError
+from mu_jax.config.leaks import UnlearningLeaks
 from mu_jax.config.methods import MethodsConfig, NeighboursConfig
 from mu_jax.config.resolve import (
     EXPERIMENTS,
@@ -62,6 +63,7 @@ __all__ = [
     "SweepConfig",
     "UnlearnSaved",
     "UnlearningComparison",
+    "UnlearningLeaks",
     "UnlearningMethods",
     "UnlearningSearch",
     "default_config",

@@ -13,6 +13,7 @@ import ml_collections
 from mu_jax.config.class_unlearning import ClassUnlearning
 from mu_jax.config.comparison import UnlearningComparison
 from mu_jax.config.errors import InputError, one_of, require
+from mu_jax.config.leaks import UnlearningLeaks
 from mu_jax.config.saved import UnlearnSaved
 from mu_jax.config.search import UnlearningSearch
 from mu_jax.config.sisa import SisaDelete, SisaPosterior
@@ -33,6 +34,7 @@ EXPERIMENTS: Mapping[str, type] = types.MappingProxyType(
         "smooth_amun": SmoothAmun,
         "spectra": Spectra,
         "class_unlearning": ClassUnlearning,
+        "unlearning_leaks": UnlearningLeaks,
     }
 )
 

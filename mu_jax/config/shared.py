@@ -11,7 +11,11 @@ class DataConfig:
     """Where the images come from, and which of them are used."""
 
     source: str = "digits"
-    """`digits`, `npz:FILE`, `cifar:FOLDER`, `folder:PATH`, `tfds:NAME` or `synthetic:H,W,D,CLASSES,TRAIN,TEST`."""
+    """Images: `digits`, `npz:FILE`, `cifar:FOLDER`, `folder:PATH`, `tfds:NAME` or
+    `synthetic:H,W,D,CLASSES,TRAIN,TEST`. Tables, for experiments that take them: `csv:FILE`, `npz:FILE`,
+    `breast_cancer` or `wine`."""
+    label: str = "label"
+    """`csv` only: the column that holds the classes."""
     train_examples: int = 0
     """Keep this many training examples, drawn at random by the seed; 0 keeps all."""
     test_examples: int = 0
@@ -23,10 +27,10 @@ class DataConfig:
     image_size: int = 0
     """Side in pixels that `folder` and `tfds` images are resized to; 0 keeps their own size."""
     mean: tuple[float, ...] = (0.5,)
-    """Subtracted from pixels in [0, 1]: one value, or one a channel. A constant: statistics of the data would
-    remember deleted images."""
+    """Subtracted from pixels in [0, 1], or from a table's values as they are: one value, or one a channel or column. A
+    constant: statistics of the data would remember deleted images."""
     std: tuple[float, ...] = (0.25,)
-    """Divides the centred pixels: one value, or one a channel."""
+    """Divides what was centred: one value, or one a channel or column."""
 
     def __post_init__(self) -> None:
         require(
@@ -72,7 +76,7 @@ class ModelConfig:
     """The classifier's architecture."""
 
     name: str = "resnet18"
-    """`resnet18`, `vgg11`, `vgg16`, `vgg19` (with batch-norm), `vit`, `cnn` or `mlp`."""
+    """`resnet18`, `vgg11`, `vgg16`, `vgg19` (with batch-norm), `vit`, `cnn`, `mlp` or `logistic_regression`."""
     width: int = 64
     """Channels of ResNet-18's first stage, of VGG's first block or of the CNN's first layer, the ViT's embedding, or
     hidden units of the MLP."""
@@ -80,7 +84,8 @@ class ModelConfig:
     """ResNet only: blocks with a projection shortcut halve the sum of both branches before the ReLU, as AMUN and
     FastClip do."""
     norm: str = "batch"
-    """ResNet only: `batch`, or `none`, where convolutions have biases instead."""
+    """ResNet only: `batch`; `group`, of each image by itself, as DP-SGD needs; or `none`, where convolutions have
+    biases instead."""
     patch_size: int = 4
     """ViT only: side in pixels of the square patches that images are cut into; it divides the images' sides."""
     depth: int = 6
@@ -93,9 +98,13 @@ class ModelConfig:
     """How convolutions are lowered: `auto` (the fastest measured), `xla`, `patches` or `winograd`."""
 
     def __post_init__(self) -> None:
-        one_of("model.name", self.name, ("resnet18", "vgg11", "vgg16", "vgg19", "vit", "cnn", "mlp"))
+        one_of(
+            "model.name",
+            self.name,
+            ("resnet18", "vgg11", "vgg16", "vgg19", "vit", "cnn", "mlp", "logistic_regression"),
+        )
         require(self.width >= 1, "model.width", self.width, "a positive number")
-        one_of("model.norm", self.norm, ("batch", "none"))
+        one_of("model.norm", self.norm, ("batch", "group", "none"))
         require(self.patch_size >= 1, "model.patch_size", self.patch_size, "a positive number of pixels")
         require(self.depth >= 1, "model.depth", self.depth, "a positive number")
         require(

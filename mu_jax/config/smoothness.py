@@ -1,6 +1,7 @@
 """Settings of FastClip: how layers' norms are followed and clipped while a model trains."""
 
 import dataclasses
+import math
 
 from mu_jax.config.errors import one_of, require
 
@@ -42,7 +43,7 @@ class ClippingConfig:
         for name in ("step_size", "composed_step_size"):
             value = getattr(self, name)
             require(
-                value >= 0,
+                0 <= value < math.inf,
                 f"clipping.{name}",
                 value,
                 "zero (the best along the gradient) or a positive number",

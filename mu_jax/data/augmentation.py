@@ -44,11 +44,14 @@ def augment(
 
 
 def normalize(
-    images: UInt8[Array, "B H W D"],
+    images: UInt8[Array, "B H W D"] | Float32[Array, "B H W D"],
     mean: Sequence[float] | Float[Array, "_"],
     std: Sequence[float] | Float[Array, "_"],
 ) -> Float32[Array, "B H W D"]:
-    """(x / 255 − mean) / std in float32, with one constant for all channels or one a channel."""
+    """(x / 255 − mean) / std in float32, with one constant for all channels or one a channel.
+
+    The rows of a table, float32, have units of their own: (x − mean) / std.
+    """
     channels = images.shape[-1]
     for key, constant in (("mean", mean), ("std", std)):
         if len(constant) not in (1, channels):
@@ -56,5 +59,5 @@ def normalize(
                 f"data.{key} has {len(constant)} values for images of {channels} channels, but expected 1 or "
                 f"{channels}; change it with --config.data.{key}=VALUE."
             )
-    centred = images.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)
-    return centred / jnp.asarray(std, jnp.float32)
+    values = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    return (values - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -1,30 +1,32 @@
-"""The one form in which every source hands over its images."""
+"""The one form in which every source hands over its images, or the rows of its table."""
 
 import dataclasses
 import hashlib
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Float32, Int32, UInt8
 
 from mu_jax.config import InputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # == on arrays has no single truth value: compare fingerprints
 class Dataset:
-    """Labelled images, training and test examples apart.
+    """Labelled images or rows of a table, training and test examples apart.
 
-    Pixels are uint8 in [0, 255], channels last; labels are int32 in [0, C). Anything else is an InputError.
+    Pixels are uint8 in [0, 255], channels last. A table's rows are float32 [N, 1, 1, F], finite: images of one pixel
+    with a channel a column, so that all that takes images by index takes them too. Labels are int32 in [0, C).
+    Anything else is an InputError.
     """
 
     name: str
     """What tables print, such as "digits (scikit-learn)"."""
     # Plain arrays to the type checker, because __post_init__ checks them in every run, and says more.
     x_train: np.ndarray
-    """uint8 [N, H, W, D]"""
+    """uint8 [N, H, W, D], or float32 [N, 1, 1, F]"""
     y_train: np.ndarray
     """int32 [N]"""
     x_test: np.ndarray
-    """uint8 [M, H, W, D]"""
+    """uint8 [M, H, W, D], or float32 [M, 1, 1, F]"""
     y_test: np.ndarray
     """int32 [M]"""
     class_names: tuple[str, ...]
@@ -39,16 +41,29 @@ class Dataset:
                 f"{self.name}: x_train holds images of shape {self.x_train.shape[1:]} and x_test of shape "
                 f"{self.x_test.shape[1:]}, but expected one shape; resize one of them."
             )
+        if self.x_train.dtype != self.x_test.dtype:
+            raise InputError(
+                f"{self.name}: x_train has dtype {self.x_train.dtype} and x_test {self.x_test.dtype}, but expected "
+                "images in both, or rows of a table; convert one of them."
+            )
 
     def _check_images(self, key: str, images: np.ndarray) -> None:
         got = f"{self.name}: {key} has dtype {images.dtype} and shape {images.shape}"
-        if images.dtype != np.uint8:
+        is_table = images.dtype == np.float32 and images.ndim == 4 and images.shape[1:3] == (1, 1)
+        if images.dtype != np.uint8 and not is_table:
             raise InputError(
-                f"{got}, but expected uint8 pixels in 0..255; convert before saving (see README)."
+                f"{got}, but expected uint8 pixels in 0..255, or a table's rows, float32 [rows, 1, 1, columns]; "
+                "convert before saving (see README)."
             )
         if images.ndim != 4 or 0 in images.shape:
             raise InputError(
                 f"{got}, but expected a non-empty [examples, height, width, channels]; reshape before saving."
+            )
+        if is_table and not (finite := np.isfinite(images)).all():
+            row, _, _, column = np.argwhere(~finite)[0]
+            raise InputError(
+                f"{self.name}: {key} has {np.sum(~finite)} values that are not finite, the first in row {row} and "
+                f"column {column}, but expected numbers alone; fill in or drop what is missing."
             )
 
     def _check_labels(self, key: str, labels: np.ndarray, examples: int) -> None:
@@ -73,12 +88,17 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, D)."""
+        """(H, W, D); (1, 1, F) of a table."""
         height, width, channels = self.x_train.shape[1:]
         return height, width, channels
 
     @property
-    def images(self) -> UInt8[np.ndarray, "_ H W D"]:
+    def is_tabular(self) -> bool:
+        """Whether the examples are rows of a table, not images."""
+        return self.x_train.dtype == np.float32
+
+    @property
+    def images(self) -> UInt8[np.ndarray, "_ H W D"] | Float32[np.ndarray, "_ 1 1 D"]:
         """Training images, then test images: the index space of `Splits`; a copy of both."""
         return np.concatenate([self.x_train, self.x_test])
 

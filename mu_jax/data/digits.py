@@ -3,9 +3,9 @@
 import numpy as np
 
 from mu_jax.data.dataset import Dataset
+from mu_jax.data.stratified import stratified_test
 
 _TEST_EXAMPLES = 500
-_SPLIT_SEED = 20260101
 
 
 def load() -> Dataset:
@@ -18,7 +18,7 @@ def load() -> Dataset:
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = bunch.target.astype(np.int32)
-    test = _stratified(labels, _TEST_EXAMPLES)
+    test = stratified_test(labels, _TEST_EXAMPLES)
     return Dataset(
         name="digits (scikit-learn)",
         x_train=images[~test],
@@ -27,18 +27,3 @@ def load() -> Dataset:
         y_test=labels[test],
         class_names=tuple(str(digit) for digit in range(10)),
     )
-
-
-def _stratified(labels: np.ndarray, size: int) -> np.ndarray:
-    # At random, because the stored order goes writer by writer: with a prefix for training, the test set
-    # would come from other hands, and an attack would see that shift in place of membership.
-    stream = np.random.default_rng(_SPLIT_SEED)
-    counts = np.bincount(labels)
-    exact = counts * (size / len(labels))
-    share = np.floor(exact).astype(int)
-    largest_remainders = np.argsort(share - exact, kind="stable")[: size - share.sum()]
-    share[largest_remainders] += 1
-    chosen = np.zeros(len(labels), bool)
-    for label, wanted in enumerate(share):
-        chosen[stream.permutation(np.flatnonzero(labels == label))[:wanted]] = True
-    return chosen

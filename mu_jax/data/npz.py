@@ -18,8 +18,9 @@ _RECIPE = "np.savez(FILE, x_train=..., y_train=..., x_test=..., y_test=...)"
 def load(file: str | os.PathLike) -> Dataset:
     """The dataset in an archive of `x_train`, `y_train`, `x_test`, `y_test` and, optionally, `class_names`.
 
-    Images are uint8 [N, H, W, D], or [N, H, W] for gray ones; labels integers [N] or [N, 1]; `class_names` an
-    array of strings, the numbers 0..C-1 where absent. Raises InputError for anything else.
+    Images are uint8 [N, H, W, D], or [N, H, W] for gray ones; a table's rows are floats [N, F], kept as float32
+    [N, 1, 1, F]; labels integers [N] or [N, 1]; `class_names` an array of strings, the numbers 0..C-1 where absent.
+    Raises InputError for anything else.
     """
     path = Path(file).expanduser()
     arrays = _read(path)
@@ -72,10 +73,14 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
 
 def _images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
     got = f"{path}: {key} has dtype {images.dtype} and shape {images.shape}"
+    if images.ndim == 2 and np.issubdtype(images.dtype, np.floating):
+        # What is too large becomes infinite, which Dataset refuses and says where.
+        with np.errstate(over="ignore"):
+            return images.astype(np.float32)[:, None, None, :]
     if images.dtype != np.uint8:
         raise InputError(
-            f"{got}, but expected uint8 pixels in 0..255; from floats in [0, 1], save (255 * "
-            "x).round().astype(np.uint8)."
+            f"{got}, but expected uint8 pixels in 0..255, or a table's rows as floats [N, columns]; from pixels in "
+            "[0, 1], save (255 * x).round().astype(np.uint8)."
         )
     if images.ndim == 3:
         images = images[..., None]

@@ -2,33 +2,46 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
 from mu_jax.config import DataConfig, InputError
-from mu_jax.data import cifar_binary, digits, image_folder, npz, synthetic, tfds_source
+from mu_jax.data import (
+    cifar_binary,
+    csv_table,
+    digits,
+    embedded_tables,
+    image_folder,
+    npz,
+    synthetic,
+    tfds_source,
+)
 from mu_jax.data.dataset import Dataset
 from mu_jax.data.random_streams import host_stream
 
 _FORMS = {
     "digits": "digits",
     "npz": "npz:FILE",
+    "csv": "csv:FILE",
     "cifar": "cifar:FOLDER",
     "folder": "folder:PATH",
     "tfds": "tfds:NAME",
     "synthetic": "synthetic:H,W,D,CLASSES,TRAIN,TEST",
+    **{name: name for name in embedded_tables.TABLES},
 }
+_WITHOUT_ARGUMENT = ("digits", *embedded_tables.TABLES)
 _RESIZING = ("folder", "tfds")
 
 
 def load_dataset(config: DataConfig, seed: int) -> Dataset:
     """The dataset of `config.source`, cut to the examples asked for, with label noise where asked for.
 
-    Subsets and noise are drawn by `seed`, from one stream a purpose, so that asking for fewer test examples
-    leaves the choice of training examples as it was. Raises InputError for a source that is unknown, has no
-    argument or cannot be read, and when more examples are asked for than there are.
+    Subsets and noise, and the test set of a `csv`, are drawn by `seed`, from one stream a purpose, so that asking
+    for fewer test examples leaves the choice of training examples as it was. Raises InputError for a source that
+    is unknown, has no argument or cannot be read, and when more examples are asked for than there are.
     """
     return _with_label_noise(_subset(_load(config, seed), config, seed), config.label_noise, seed)
 
@@ -41,9 +54,9 @@ def _load(config: DataConfig, seed: int) -> Dataset:
         raise InputError(
             f"data.source is {config.source!r}, but expected one of {', '.join(_FORMS.values())}; {hint}"
         )
-    if kind == "digits" and argument:
-        raise InputError(f"data.source is {config.source!r}, but digits takes no argument; write 'digits'.")
-    if kind != "digits" and not argument:
+    if kind in _WITHOUT_ARGUMENT and argument:
+        raise InputError(f"data.source is {config.source!r}, but {kind} takes no argument; write {kind!r}.")
+    if kind not in _WITHOUT_ARGUMENT and not argument:
         raise InputError(
             f"data.source is {config.source!r}, but expected an argument after the colon; write it as "
             f"{_FORMS[kind]!r}."
@@ -53,13 +66,20 @@ def _load(config: DataConfig, seed: int) -> Dataset:
             f"data.image_size is {config.image_size}, but {kind!r} images keep their own size; set "
             "--config.data.image_size=0."
         )
+    if config.label != DataConfig.label and kind != "csv":
+        raise InputError(
+            f"data.label is {config.label!r}, but {kind!r} has no columns to choose from; leave --config.data.label as "
+            "it is."
+        )
     loaders: dict[str, Callable[[], Dataset]] = {
         "digits": digits.load,
         "npz": lambda: npz.load(argument),
+        "csv": lambda: csv_table.load(argument, config.label, seed),
         "cifar": lambda: cifar_binary.load(argument),
         "folder": lambda: image_folder.load(argument, config.image_size),
         "tfds": lambda: tfds_source.load(argument, config.image_size),
         "synthetic": lambda: synthetic.load(argument, seed),
+        **{name: functools.partial(embedded_tables.load, name) for name in embedded_tables.TABLES},
     }
     return loaders[kind]()
 

@@ -1,7 +1,6 @@
 """Trains the models of class unlearning side by side, asks each, and keeps its answer once its group has ended."""
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,17 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mu_jax.data.files import write_json
 from mu_jax.experiments.class_answers import ClassAnswer, load_answer, save_answer
 from mu_jax.experiments.class_setting import ClassSetting, Member
-from mu_jax.experiments.run_folder import RunFolder, read_json
-from mu_jax.experiments.side_by_side import first_placement, group_figures, recorded_placement
+from mu_jax.experiments.compiled_trainers import CompiledTrainers, Wanted
+from mu_jax.experiments.run_folder import RunFolder
+from mu_jax.experiments.side_by_side import group_figures
 from mu_jax.experiments.sweep_progress import SweepProgress
 from mu_jax.training.chunk import Examples
 from mu_jax.training.group_log import GroupReport
 from mu_jax.training.loop import TrainingRun
 from mu_jax.training.parallel import ParallelTrainer
-from mu_jax.training.placement import Placement, fit_to_memory
 from mu_jax.training.query import make_query
 
 PyTree = Any
@@ -46,11 +44,15 @@ class ClassGroups:
 
     def __init__(self, setting: ClassSetting, folder: RunFolder, shown: SweepProgress) -> None:
         self.setting, self.folder, self.shown = setting, folder, shown
-        self._plan = folder.path / "plan.json"
-        self._compiled: dict[tuple, dict[str, Any]] = {}
-        self.compile_seconds: dict[str, float] = {}
-        """of each stage that compiled anything"""
+        self._trainers = CompiledTrainers(
+            folder.path / "plan.json", setting.config.loop.chunk_steps, shown.say
+        )
         self._total = self._done = 0
+
+    @property
+    def compile_seconds(self) -> dict[str, float]:
+        """Of each stage that compiled anything."""
+        return self._trainers.compile_seconds
 
     def start(self, members: Sequence[Member], images: Callable[[Member], float]) -> None:
         """Show how much there is to do: `images(member)` that a model sees."""
@@ -130,46 +132,18 @@ class ClassGroups:
 
     def _trainer(self, stage: str, run: TrainingRun, examples: Examples, runs: int) -> ParallelTrainer:
         """A compiled trainer; stages of one recipe, batch size and shapes share a program."""
-        recorded = read_json(self._plan) or {}
-        make = functools.partial(self._make, run, examples)
-        if stage in recorded:
-            placement = recorded_placement(self._plan, recorded[stage])
-        else:
-            placement = self._first(run, examples, runs)
-        trainer = make(placement)
-        key = (*_program(run, examples), placement)
-        if key in self._compiled:
-            trainer.take_over(self._compiled[key])
-        else:
-            self.shown.say(f"{stage}: compiling")
-            if stage in recorded:
-                trainer.compile()
-            else:
-                trainer = fit_to_memory(make, placement)
-            self.compile_seconds[stage] = self.compile_seconds.get(stage, 0.0) + trainer.compile_seconds
-            self._compiled[(*_program(run, examples), trainer.placement)] = trainer.compiled
-        if stage not in recorded:
-            write_json(self._plan, recorded | {stage: dataclasses.asdict(trainer.placement)})
-        return trainer
-
-    def _first(self, run: TrainingRun, examples: Examples, runs: int) -> Placement:
-        """That of a program that is there, where it serves; else what suits so many runs."""
-        for key in self._compiled:
-            if key[:-1] == _program(run, examples):
-                return key[-1]
-        setting = self.setting
-        width = min(runs, setting.config.shadows.models)
-        return first_placement(setting.mapping, width, setting.config.shadows.models_per_device)
-
-    def _make(self, run: TrainingRun, examples: Examples, placement: Placement) -> ParallelTrainer:
-        return ParallelTrainer(
-            run.recipe,
-            examples,
-            placement,
-            batch_size=run.optimization.batch_size,
-            chunk_steps=self.setting.config.loop.chunk_steps,
-            from_variables=True,
-            own_masks=run.gradient_mask is not None,
+        config = self.setting.config
+        return self._trainers.get(
+            Wanted(
+                stage,
+                run,
+                examples,
+                min(runs, config.shadows.models),
+                run.optimization.batch_size,
+                self.setting.mapping,
+                config.shadows.models_per_device,
+                from_variables=True,
+            )
         )
 
     def _ask(self, variables: PyTree) -> np.ndarray:
@@ -184,9 +158,3 @@ class ClassGroups:
 
     def _path(self, member: Member) -> pathlib.Path:
         return self.folder.path / "answers" / f"{member.name}.npz"
-
-
-def _program(run: TrainingRun, examples: Examples) -> tuple:
-    """What of a group is compiled, but for its placement."""
-    shapes = tuple(leaf.shape for leaf in jax.tree.leaves(examples))
-    return run.recipe, run.optimization.batch_size, run.gradient_mask is not None, shapes

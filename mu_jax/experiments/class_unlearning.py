@@ -5,7 +5,6 @@ class on every original, all of them side by side, and MIA-NN, U-LiRA and distan
 unlearned models say of that class with what the retrained ones say.
 """
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -19,16 +18,15 @@ from rich.console import Console
 from mu_jax.config import ClassUnlearning, to_dict
 from mu_jax.data.files import write_json
 from mu_jax.evaluation.report.class_page import write_class_report
+from mu_jax.experiments.blocks import of_block, together
 from mu_jax.experiments.class_groups import ClassGroups, Work
 from mu_jax.experiments.class_results import results_of
 from mu_jax.experiments.class_setting import ClassSetting, Member, MethodRow, prepare_classes
 from mu_jax.experiments.devices import one_cpu_device_a_core
 from mu_jax.experiments.run_folder import RunFolder, finished_results
 from mu_jax.experiments.sweep_progress import SweepProgress
-from mu_jax.training.chunk import Examples
-from mu_jax.training.loop import TrainingRun
 from mu_jax.unlearning.methods import make_plan
-from mu_jax.unlearning.plan import Edit, Plan, PlannedRun, finished, start_of, training_run
+from mu_jax.unlearning.plan import Edit, Plan, finished, start_of, training_run
 
 PyTree = Any
 
@@ -115,7 +113,7 @@ class _Comparison:
             training = setting.training_run(member)
             start = jax.tree.map(np.asarray, setting.model.init(training.keys()[0]))
             works.append(Work(member, training, start, keep=member.role == "original"))
-        self.groups.train("train", _together(examples), works)
+        self.groups.train("train", together(examples, len(setting.dataset.labels)), works)
 
     def _unlearn(self, row: MethodRow, label: int, members: Sequence[Member]) -> None:
         """One method's models of one class, from the originals of their numbers."""
@@ -143,7 +141,7 @@ class _Comparison:
             works.append(
                 Work(
                     member,
-                    _of_block(training_run(plan, task), member.number * len(setting.dataset.labels)),
+                    of_block(training_run(plan, task), member.number * len(setting.dataset.labels)),
                     jax.tree.map(np.asarray, start_of(plan, task)),
                     finish=_finish(plan),
                     preparation_seconds=seconds,
@@ -153,32 +151,10 @@ class _Comparison:
             # Models whose original diverged have no plan; their block is there for the shape's sake.
             some = next(iter(examples.values()))
             blocks = [examples.get(number, some) for number in range(setting.config.shadows.models)]
-            self.groups.train(f"{row.name} of class {label}", _together(blocks), works)
+            self.groups.train(
+                f"{row.name} of class {label}", together(blocks, len(setting.dataset.labels)), works
+            )
 
 
 def _finish(plan: Plan) -> Any:
     return None if plan.finish is None else lambda variables: finished(plan, variables)
-
-
-def _together(blocks: Sequence[Examples]) -> Examples:
-    """Several models' targets and weights of the same images: those of block k begin at k·N."""
-    images = blocks[0].images
-    if any(block.images is not images or block.augmented is not None for block in blocks):
-        raise ValueError(
-            "The blocks have images of their own, but a group shares one copy; give plans without."
-        )
-    return Examples(
-        images=images,
-        targets=jnp.concatenate([block.targets for block in blocks]),
-        weights=jnp.concatenate([block.weights for block in blocks]),
-        source=jnp.tile(jnp.arange(images.shape[0], dtype=jnp.int32), len(blocks)),
-    )
-
-
-def _of_block(planned: PlannedRun, offset: int) -> TrainingRun:
-    """The same run, on the rows of its own block."""
-    passes = tuple(
-        tuple(dataclasses.replace(part, index=part.index + offset) for part in epoch)
-        for epoch in planned.passes
-    )
-    return dataclasses.replace(planned, index=planned.index + offset, passes=passes)

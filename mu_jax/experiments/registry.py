@@ -18,6 +18,8 @@ from mu_jax.evaluation.report.tables import Table as Content
 from mu_jax.experiments import devices
 from mu_jax.experiments.attack_summary import attacks_title, audit_summary
 from mu_jax.experiments.class_table import class_summary
+from mu_jax.experiments.leaks_audit_table import leaks_audit_summary
+from mu_jax.experiments.leaks_table import leaks_summary
 from mu_jax.experiments.methods_table import methods_summary
 from mu_jax.experiments.search_table import search_summary
 from mu_jax.experiments.sisa_table import sisa_delete_summary, sisa_summary
@@ -30,6 +32,8 @@ from mu_jax.experiments.unlearn_saved_results import saved_summary
 _SUMMARIES = {
     "shadow_sweep": sweep_summary,
     "audit": audit_summary,
+    "leaks_audit": leaks_audit_summary,
+    "unlearning_leaks": leaks_summary,
     "sisa_posterior": sisa_summary,
     "sisa_delete": sisa_delete_summary,
     "unlearning_methods": methods_summary,

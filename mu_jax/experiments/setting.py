@@ -78,16 +78,25 @@ def prepare(config: UnlearningComparison) -> Setting:
     return setting
 
 
-def read_data(config: DataConfig, seed: int) -> Dataset:
-    """The dataset, with constants of normalisation that fit its channels."""
+def read_data(config: DataConfig, seed: int, *, tabular: bool = False) -> Dataset:
+    """The dataset, with constants of normalisation that fit its channels, which a table's columns are.
+
+    InputError for a table unless `tabular`: most experiments move, mirror or show images.
+    """
     dataset = load_dataset(config, seed)
+    if dataset.is_tabular and not tabular:
+        raise InputError(
+            f"data.source is {config.source!r}, a table of {dataset.image_shape[-1]} columns, but this experiment "
+            "needs images; choose a source of images, such as --config.data.source=digits."
+        )
+    what, part = ("table has", "column") if dataset.is_tabular else ("images have", "channel")
     channels = dataset.image_shape[-1]
     for key in ("mean", "std"):
         values = getattr(config, key)
         if len(values) not in (1, channels):
             raise InputError(
-                f"data.{key} has {len(values)} values, but the images have {channels} channels; give one value, or "
-                "one a channel."
+                f"data.{key} has {len(values)} values, but the {what} {channels} {part}s; give one value, or one a "
+                f"{part}."
             )
     return dataset
 

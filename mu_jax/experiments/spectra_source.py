@@ -147,5 +147,6 @@ def _of_file(config: Spectra, path: pathlib.Path) -> MeasuredModel:
 
 
 def _facts(config: ModelConfig, lowering: str) -> dict[str, Any]:
-    norm = {"vit": "layer", "cnn": "none", "mlp": "none"}.get(config.name, config.norm)
+    without = dict.fromkeys(("cnn", "mlp", "logistic_regression"), "none")
+    norm = {"vit": "layer", **without}.get(config.name, config.norm)
     return {"name": config.name, "width": config.width, "norm": norm, "convolution": lowering}

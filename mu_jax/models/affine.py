@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mu_jax.models.layers import Convolution, Linear
+from mu_jax.models.layers import Convolution, GroupNorm, Linear
 from mu_jax.ops import layout_of
 
 
@@ -30,6 +30,8 @@ class AffineLayer:
     padding: int = 0
     norm: tuple[str, ...] | None = None
     """where in `params` and `batch_stats` the batch-norm lies that its output goes through; None: through none"""
+    group_norm: bool = False
+    """whether its output goes through group-norm, which divides by a deviation of the image's own: no linear map"""
 
     @property
     def name(self) -> str:
@@ -45,7 +47,7 @@ class AffineLayer:
 def affine_layers(module: nn.Module, image_shape: tuple[int, int, int]) -> tuple[AffineLayer, ...]:
     """Those of a network that is called as `module(images[B,H,W,D], train=...)`, in the order in which it calls them.
 
-    They are found by watching one abstract call. A batch-norm belongs to the layer whose very output it is given.
+    They are found by watching one abstract call. A norm belongs to the layer whose very output it is given.
     """
     found: list[AffineLayer] = []
     # The outputs are kept, so that no later array can take the identity of one that is gone.
@@ -59,10 +61,11 @@ def affine_layers(module: nn.Module, image_shape: tuple[int, int, int]) -> tuple
         if isinstance(layer, Convolution | Linear):
             found.append(_describe(layer, arguments[0], result))
             outputs.append(result)
-        elif isinstance(layer, nn.BatchNorm):
+        elif isinstance(layer, nn.BatchNorm | GroupNorm):
+            norm = {"group_norm": True} if isinstance(layer, GroupNorm) else {"norm": layer.path}
             for i, output in enumerate(outputs):
                 if output is arguments[0]:
-                    found[i] = dataclasses.replace(found[i], norm=layer.path)
+                    found[i] = dataclasses.replace(found[i], **norm)
         return result
 
     with nn.intercept_methods(watch):

@@ -63,7 +63,8 @@ def build_model(
         )
     if config.name == "cnn":
         return cnn_model(config.width, num_classes, image_shape, convolution, compute_dtype)
-    return mlp_model((config.width, config.width), num_classes, image_shape, compute_dtype)
+    hidden = () if config.name == "logistic_regression" else (config.width, config.width)
+    return mlp_model(hidden, num_classes, image_shape, compute_dtype)
 
 
 def _one_of(name: str, got: str, choices: tuple[str, ...]) -> None:

@@ -20,8 +20,8 @@ class BasicBlock(nn.Module):
 
     The shortcut is x itself, or a 1×1 convolution and batch-norm where the shape changes. `halve_shortcut`
     halves the sum in the latter case, as FastClip and AMUN do: two 1-Lipschitz branches then make a
-    1-Lipschitz block. With `norm="none"` there is no batch-norm, and convolutions have biases in its stead. Images are
-    in the layout of `lowering`.
+    1-Lipschitz block. With `norm="none"` there is no batch-norm, and convolutions have biases in its stead; with
+    `norm="group"` there is group-norm in its place. Images are in the layout of `lowering`.
     """
 
     features: int

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mu_jax.config import InputError
 from mu_jax.models.affine import AffineLayer
 from mu_jax.ops import conv, layout_of
 from mu_jax.smoothness.fastclip import KernelFn
@@ -79,9 +80,14 @@ def with_norm_scale(
 
 
 def groups(layers: tuple[AffineLayer, ...]) -> tuple[tuple[AffineLayer, ...], ...]:
-    """Layers of one shape together, in the order of their first."""
+    """Layers of one shape together, in the order of their first; InputError for those with group-norm behind them."""
     found: dict[tuple, list[AffineLayer]] = {}
     for layer in layers:
+        if layer.group_norm:
+            raise InputError(
+                f"The layer {layer.name} has group-norm behind it, which is no linear map, but layers' norms bound a "
+                "model with batch-norm or none; train one with --config.model.norm=batch or none."
+            )
         found.setdefault(layer.shape, []).append(layer)
     return tuple(tuple(group) for group in found.values())
 

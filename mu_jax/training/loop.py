@@ -46,6 +46,11 @@ class TrainingRun:
         return total_steps(self.optimization, len(self.index))
 
     @property
+    def rows_per_step(self) -> int:
+        """The width of `inputs(...).index`: what a trainer of many models is made for."""
+        return self.optimization.batch_size
+
+    @property
     def trained_samples(self) -> int:
         """Examples shown, repeats counted."""
         return self.steps * self.optimization.batch_size

@@ -303,7 +303,7 @@ class ParallelTrainer:
                     "for each run exactly where the trainer expects them."
                 )
         for run in runs:
-            if run.recipe != self.recipe or run.optimization.batch_size != self.batch_size:
+            if run.recipe != self.recipe or run.rows_per_step != self.batch_size:
                 raise ValueError(
                     f"The run {run.name!r} has another recipe or batch size than the trainer, but a group shares one "
                     "program; make a trainer for each."

@@ -19,14 +19,16 @@ PyTree = Any
 @functools.cache
 def make_query(
     model: Model, mean: tuple[float, ...], std: tuple[float, ...], batch_size: int
-) -> Callable[[PyTree, UInt8[Array, "N H W D"]], Float[Array, "N C"]]:
-    """`query(variables, images uint8[N,H,W,D]) -> logits float32[N,C]`, compiled.
+) -> Callable[[PyTree, UInt8[Array, "N H W D"] | Float32[Array, "N 1 1 D"]], Float[Array, "N C"]]:
+    """`query(variables, images uint8[N,H,W,D] or float32[N,1,1,F]) -> logits float32[N,C]`, compiled.
 
     `model` must compute in float32 (build it so, also where training ran in bfloat16).
     """
 
     @jax.jit
-    def query(variables: PyTree, images: UInt8[Array, "N H W D"]) -> Float[Array, "N C"]:
+    def query(
+        variables: PyTree, images: UInt8[Array, "N H W D"] | Float32[Array, "N 1 1 D"]
+    ) -> Float[Array, "N C"]:
         return map_blocks(lambda block: logits_of(model, variables, block, mean, std), batch_size, images)
 
     return query
@@ -35,7 +37,7 @@ def make_query(
 def logits_of(
     model: Model,
     variables: PyTree,
-    images: UInt8[Array, "B H W D"],
+    images: UInt8[Array, "B H W D"] | Float32[Array, "B 1 1 D"],
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Float32[Array, "B C"]:

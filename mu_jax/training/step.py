@@ -59,6 +59,11 @@ class Recipe:
     """(params, progress) -> scalar added to the loss"""
     post_step: Callable[[TrainState, Batch, jax.Array], TrainState] | None = None
     """Called after the update; may change the parameters and `extra`"""
+    gradient: Callable[..., tuple[tuple[Array, tuple[Array, PyTree]], PyTree]] | None = None
+    """How the batch's gradient is made, where not by `value_and_grad` of its mean loss: (objective, params, images,
+    targets, weights, key) -> ((loss, (logits, batch_stats)), gradients), of `objective(params, images, targets,
+    weights) -> (loss, (logits, batch_stats))`, which takes any part of the batch. The penalty's gradient is added.
+    A recipe is a key of caches: give an object that compares by value."""
 
     @classmethod
     def of(cls, model: Model, data: Any, config: OptimizationConfig, **extra: Any) -> "Recipe":
@@ -90,8 +95,9 @@ def make_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, Array
     """`step(state, batch, key, hyperparameters, gradient_mask) -> (state, metrics)`, pure and for one model.
 
     The metrics are scalars: `loss` (with the penalty) and `accuracy` on the batch, both before the update, and
-    `gradient_norm`. A gradient mask is a pytree like the parameters, of factors 0 or 1 (or None): it multiplies
-    the whole update, so that weight decay and momentum do not move what is frozen either.
+    `gradient_norm`; under a `gradient` of the recipe's own, accuracy leaves out examples of weight 0, its fillers. A
+    gradient mask is a pytree like the parameters, of factors 0 or 1 (or None): it multiplies the whole update, so that
+    weight decay and momentum do not move what is frozen either.
     """
 
     def step(
@@ -101,21 +107,36 @@ def make_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, Array
         hyperparameters: Hyperparameters,
         gradient_mask: PyTree = None,
     ) -> tuple[TrainState, dict[str, Array]]:
-        key_augment, key_post = jax.random.split(key)
+        key_augment, key_post, *key_gradient = jax.random.split(key, 2 if recipe.gradient is None else 3)
         images = augment(batch.images, key_augment, crop_padding=recipe.crop_padding, flip=recipe.flip)
         if batch.augmented is not None:
             images = jnp.where(batch.augmented[:, None, None, None], images, batch.images)
         images = normalize(images, recipe.mean, recipe.std)
 
-        def objective(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+        def objective(
+            params: PyTree, images: Array, targets: Array, weights: Array
+        ) -> tuple[Array, tuple[Array, PyTree]]:
             variables = {"params": params, "batch_stats": state.batch_stats}
             logits, batch_stats = recipe.model.apply(variables, images, train=True)
-            loss = jnp.mean(batch.weights * recipe.loss(logits, batch.targets))
-            if recipe.penalty is not None:
-                loss = loss + recipe.penalty(params, batch.progress)
-            return loss, (logits, batch_stats)
+            return jnp.mean(weights * recipe.loss(logits, targets)), (logits, batch_stats)
 
-        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(objective, has_aux=True)(state.params)
+        data = (images, batch.targets, batch.weights)
+        if recipe.gradient is None:
+
+            def penalised(params: PyTree) -> tuple[Array, tuple[Array, PyTree]]:
+                loss, aux = objective(params, *data)
+                return (
+                    loss if recipe.penalty is None else loss + recipe.penalty(params, batch.progress)
+                ), aux
+
+            make = jax.value_and_grad(penalised, has_aux=True)
+            (loss, (logits, batch_stats)), gradients = make(state.params)
+        else:
+            made = recipe.gradient(objective, state.params, *data, *key_gradient)
+            (loss, (logits, batch_stats)), gradients = made
+            if recipe.penalty is not None:
+                penalty, more = jax.value_and_grad(recipe.penalty)(state.params, batch.progress)
+                loss, gradients = loss + penalty, jax.tree.map(jnp.add, gradients, more)
         optimizer = recipe.make_optimizer(hyperparameters)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         updates = jax.tree.map(lambda u: -batch.learning_rate * u, updates)
@@ -131,9 +152,13 @@ def make_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, Array
             state = recipe.post_step(state, batch, key_post)
         classes = logits.shape[-1]
         hits = jnp.argmax(logits, axis=-1) == jnp.argmax(batch.targets[..., :classes], axis=-1)
+        accuracy = jnp.mean(hits.astype(jnp.float32))
+        if recipe.gradient is not None:
+            counted = batch.weights != 0
+            accuracy = jnp.sum(hits & counted) / jnp.maximum(jnp.sum(counted), 1)
         metrics = {
             "loss": loss,
-            "accuracy": jnp.mean(hits.astype(jnp.float32)),
+            "accuracy": accuracy,
             "gradient_norm": optax.tree.norm(gradients),
         }
         return state, metrics
