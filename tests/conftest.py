@@ -45,6 +45,15 @@ def pytest_runtest_makereport(item: pytest.Item):
     return report
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not ask for
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lines = pathlib.Path(__file__).with_name("slow.txt").read_text().splitlines()
+    listed = {line for line in lines if line and not line.startswith("#")}
+    for item in items:
+        if item.nodeid in listed or item.nodeid.partition("::")[0] in listed:
+            item.add_marker(pytest.mark.slow)
+
+
 _MAPS = pathlib.Path("/proc/self/maps")
 _MANY_MAPS = 30_000
 

@@ -82,6 +82,11 @@ class PoissonRun(TrainingRun):
                 f"The run {self.name!r} has the filler {self.filler}, but expected a row of the examples; give that "
                 "which with_filler appends."
             )
+        if len(np.unique(self.index)) < len(self.index):
+            raise ValueError(
+                f"The run {self.name!r} has rows twice in its index, but ε is of an example drawn once a step; give "
+                "each row once."
+            )
         if not isinstance(gradient, PrivateGradient) or gradient.expected_batch != batch:
             raise ValueError(
                 f"The run {self.name!r} has batches of {batch} expected examples, but the recipe's gradient is "

@@ -18,12 +18,13 @@ from mu_jax.training.step import Recipe
 MODEL = mlp_model((), 3, (2, 2, 1))
 
 
-def run_of(name="private", *, rows=40, batch=8, epochs=4.0, seed=0, gradient=None, **fields):
+def run_of(name="private", *, rows=40, batch=8, epochs=4.0, seed=0, gradient=None, index=None, **fields):
     optimization = OptimizationConfig(batch_size=batch, epochs=epochs)
     gradient = PrivateGradient(1.0, 1.0, batch) if gradient is None else gradient
     recipe = Recipe.of(MODEL, DataConfig(), optimization, gradient=gradient)
     fields = {"filler": 100} | fields
-    return PoissonRun(name, seed, np.arange(rows) + 10, optimization, recipe, **fields)
+    index = np.arange(rows) + 10 if index is None else index
+    return PoissonRun(name, seed, index, optimization, recipe, **fields)
 
 
 def drawn(run, first=0, count=None):
@@ -161,6 +162,7 @@ def test_with_filler_appends_one_row_of_weight_zero(kind):
         ),
         (lambda: capacity(0, 1, 1), InputError, "0 examples allow"),
         (lambda: run_of(filler=-1), ValueError, "has the filler -1"),
+        (lambda: run_of(index=np.arange(40) // 2), ValueError, "has rows twice in its index"),
         (lambda: run_of(slots=9), ValueError, "has 9 slots, but its batches need"),
         (lambda: run_of(gradient=PrivateGradient(1.0, 1.0, 9)), ValueError, "batches of 8 expected examples"),
         (lambda: run_of(gradient=len), ValueError, "batches of 8 expected examples"),

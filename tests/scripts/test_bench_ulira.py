@@ -15,7 +15,7 @@ from benchmarks.ulira_table import models_lines, step_figures, step_lines, summa
 from benchmarks.unlearning_names import ALL as METHODS_ALL
 from benchmarks.unlearning_names import TABLE as METHODS_TABLE
 from mu_jax.config import InputError, ModelConfig
-from mu_jax.experiments import class_unlearning
+from mu_jax.experiments.blocks import of_block, together
 from mu_jax.training.chunk import make_run_chunk
 from mu_jax.training.schedules import total_steps
 from mu_jax.unlearning.methods import make_plan
@@ -139,13 +139,13 @@ def test_blocks_and_rows_are_the_experiments(worker, trained):
     case, _ = trained
     unlearning = worker.Unlearning(case, worker._pool(case))
     blocks, runs, _, _ = unlearning._prepared()
-    ours, theirs = worker.stacked_blocks(blocks), class_unlearning._together(blocks)
+    ours, theirs = worker.stacked_blocks(blocks), together(blocks, 160)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
     setting, rows = worker._pool(case).setting, np.zeros(1, np.int64)
     for number, (run, original) in enumerate(zip(runs, unlearning._originals, strict=True)):
         task = setting.task(FORGOTTEN, jax.tree.map(jnp.asarray, original))
         plan = make_plan("trw", task, method_settings("trw", case.epochs), name=run.name)
-        expected = class_unlearning._of_block(training_run(plan, task), 160 * number)
+        expected = of_block(training_run(plan, task), 160 * number)
         np.testing.assert_array_equal(run.index, expected.index)
         assert dataclasses.replace(run, index=rows) == dataclasses.replace(expected, index=rows)
 
