@@ -131,11 +131,17 @@ def _cases(setting: LeaksSetting, arm: Arm, said: dict[str, Answers]) -> Iterato
     for learned, scenario in zip(shadow_plan.scenarios, target_plan.scenarios, strict=True):
         if not all(_made(one, said[name]) for name, one in (("shadow", learned), ("target", scenario))):
             continue
-        for defense in setting.released:
+        for defense in _released(setting, arm):
             shadow = ask(learned, said["shadow"], defense.release)
             target = ask(scenario, said["target"], defense.release)
             attacks = attack_all(shadow, target, config.leaks, config.evaluation, config.seed)
             yield _Case(arm, defense, scenario, shadow, target, attacks)
+
+
+def _released(setting: LeaksSetting, arm: Arm) -> tuple[Defense, ...]:
+    """What is done to an arm's posteriors; one defence at a time where those of training are among them."""
+    plain = tuple(one for one in setting.released if one.name == "none")
+    return plain if plain and arm.target.defense.release is None else setting.released
 
 
 def _made(scenario: Scenario, answers: Answers) -> bool:
