@@ -44,8 +44,8 @@ examples):
 | cnn, 20 epochs, shared start | sorted concat, logistic regression | 99.5 [88, 100] | 56.2 | +34.9 | 99.3/31.5 |
 
 Expected time of `:tabular`: not measured on idle cores; most of it fits forests. Expected result of `:tabular` (seed 0,
-JAX 0.12.0; 60 deleted and 60 never learned examples): AUC 41.2 [35, 47] logistic regression, 49.9 [38, 62] MLP, 43.6 [36, 51]
-decision tree (95% exact ties), 74.0 [67, 80] random forest; see README.
+JAX 0.12.0; 60 deleted and 60 never learned examples): AUC 41.2 [35, 47] logistic regression, 49.9 [38, 62] MLP, 43.6
+[36, 51] decision tree (95% exact ties), 74.0 [67, 80] random forest; see README.
 """
 
 from mu_jax.config import default_config, unknown_variant
