@@ -13,8 +13,8 @@ DP-SGD needs the extra `[dp]`.
 
 Expected time of the full experiment: not measured yet; it waits for an accelerator. Expected result: unknown too.
 
-Expected time of `:smoke`: 1 minute 28 seconds on 2 idle CPU cores (JAX 0.12.0). Expected result of `:smoke` (seed 0; AUC
-of the attack chosen on shadow pairs): none 72.2 [56, 84], top-3 53.2 [44, 62], top-1 77.5 [63, 88], label only 51.6
+Expected time of `:smoke`: 1 minute 28 seconds on 2 idle CPU cores (JAX 0.12.0). Expected result of `:smoke` (seed 0;
+AUC of the attack chosen on shadow pairs): none 72.2 [56, 84], top-3 53.2 [44, 62], top-1 77.5 [63, 88], label only 51.6
 [35, 68], temperature 2, 4, 16: 74.6, 62.3, 65.4, DP-SGD (ε = 13.9 at δ = 1e-5) 58.4 [43, 72] at 82.2% test accuracy
 instead of 91.0%.
 """
