@@ -32,7 +32,7 @@ shadow pairs):
 | mlp, 40 epochs | sorted concat, logistic regression | 73.0 [57, 85] | 51.5 | +6.7 | 100.0/91.0 |
 | mlp, 40 epochs, shared start | sorted concat, logistic regression | 79.8 [71, 86] | 51.5 | +7.7 | 100.0/91.0 |
 
-Expected time of `:small`: 8 minutes on 2 CPU cores that other programs used as well (JAX 0.12.0). Expected result of
+Expected time of `:small`: 9 minutes on 2 CPU cores that other programs used as well (JAX 0.12.0). Expected result of
 `:small` (CIFAR-10, JPEG copy, halved to 16×16 by means of 2×2 pixels; seed 0; 48 deleted and 48 never learned
 examples):
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float64
 
@@ -13,6 +14,7 @@ from mu_jax.config.errors import one_of, require
 from mu_jax.config.resolve import with_settings
 from mu_jax.defenses.accounting import epsilon
 from mu_jax.defenses.dp_sgd import PrivateGradient
+from mu_jax.defenses.extra import dp_package
 from mu_jax.defenses.poisson import PoissonRun, capacity, with_filler
 from mu_jax.defenses.posteriors import label_only, temperature, top_k
 from mu_jax.training.chunk import Examples
@@ -98,6 +100,14 @@ class PrivateTraining(Defense):
     settings: DpSgd = DpSgd()
 
     def private_recipe(self, recipe: Recipe, train: OptimizationConfig) -> Recipe:
+        # What would stop the first step, or the table after the last one, stops the run before it begins.
+        for package in ("jax_privacy", "dp_accounting"):
+            dp_package(package)
+        if jax.eval_shape(recipe.model.init, jax.random.key(0))["batch_stats"]:
+            raise InputError(
+                f"leaks.defenses has {self.name!r}, but a network among leaks.targets has batch-norm, which mixes "
+                "examples; give it group-norm (resnet18:model.norm=group), or take it out."
+            )
         settings = self.settings
         gradient = PrivateGradient(settings.clip_norm, settings.noise_multiplier, train.batch_size)
         return dataclasses.replace(recipe, gradient=gradient)

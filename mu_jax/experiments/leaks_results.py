@@ -253,9 +253,15 @@ def _arm_figures(setting: LeaksSetting, arm: Arm, answers: Answers) -> dict[str,
             for name, values in released.items()
             if values
         },
-        "privacy": arm.target.defense.facts(arm.target.config.train, setting.config.leaks.training_examples),
+        "privacy": arm.target.defense.facts(arm.target.config.train, _rows(setting, arm)),
         "diverged": diverged,
     }
+
+
+def _rows(setting: LeaksSetting, arm: Arm) -> int:
+    """That one training of an original has: of an example's privacy under SISA its shard's training alone decides."""
+    leaks = setting.config.leaks
+    return leaks.training_examples // (leaks.sisa_shards if arm.method == "sisa" else 1)
 
 
 def _quality(posteriors: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

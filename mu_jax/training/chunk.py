@@ -22,7 +22,7 @@ class Examples(flax.struct.PyTreeNode):
     """All that training may draw from, on the device once; runs pick rows by index."""
 
     images: PyTree
-    """uint8[N,H,W,D], or [I,H,W,D] with `source`"""
+    """uint8[N,H,W,D] (float32[N,1,1,F] of a table), or [I,…] with `source`"""
     targets: PyTree
     """float32[N,C]"""
     weights: PyTree

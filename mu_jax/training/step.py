@@ -28,7 +28,7 @@ class Batch(flax.struct.PyTreeNode):
     """What one step sees."""
 
     images: PyTree
-    """uint8[B,H,W,D]"""
+    """uint8[B,H,W,D], or float32[B,1,1,F] rows of a table"""
     targets: PyTree
     """float32[B,C], each row a distribution over classes; what a loss of its own needs beyond it may follow"""
     weights: PyTree

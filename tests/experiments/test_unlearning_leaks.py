@@ -366,6 +366,11 @@ def test_trees_and_tabular_data(tmp_path):
         ({"defenses": ("tok_k",)}, "leaks.defenses"),
         ({"defenses": ("none", "top_k:k=11")}, "k is 11"),
         ({"defenses": ("label_only:k=1",)}, "has no settings"),
+        pytest.param(
+            {"targets": ("resnet18:model.width=4",), "defenses": ("none", "dp_sgd")},
+            "has batch-norm",
+            marks=pytest.mark.dp,
+        ),
         ({"other_source": "breast_cancer"}, "leaks.other_source has 2 classes"),
         ({"training_examples": 5000}, "leaks.training_examples is 5000"),
     ],
