@@ -1,8 +1,7 @@
 """The largest singular values of affine maps, and their clipping: FastClip's numerics, for any layer.
 
 Ebrahimpour-Boroojeny, Telgarsky and Sundaram, "Spectrum Extraction and Clipping for Implicitly Linear Layers", AISTATS
-2024. A map is given as a function; its transpose comes from the function's own vjp, so that stride, padding, dilation
-and a batch-norm behind it need no case of their own.
+2024. A map is given as a function; `singular_values.py` finds its largest singular values.
 """
 
 from collections.abc import Callable
@@ -12,115 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from mu_jax.config import InputError
+from mu_jax.smoothness.singular_values import (
+    SPARE,
+    LinearFn,
+    Spectrum,
+    flat,
+    iterate,
+    leading_singular_values,
+    random_block,
+)
 
-LinearFn = Callable[[Array], Array]
-"""One array of `input_shape`, without a batch axis, to an array."""
 KernelFn = Callable[[Array, Array], Array]
 """(kernel, one array of `input_shape`) to an array; linear in the kernel and in the array."""
-
-DEGREE = 8
-"""Of the polynomial that a round of `leading_singular_values` applies."""
-SPARE = 4
-"""Vectors beyond the k asked for: the first that is not in the block sets the speed of convergence."""
-
-
-class Spectrum(NamedTuple):
-    """The k largest singular values of a map, in falling order."""
-
-    values: Float[Array, "k"]
-    vectors: Float[Array, "k ..."]
-    """right singular vectors, [k, *input_shape], orthonormal"""
-    error: Float[Array, "k"]
-    """estimated relative error of each value; 0 where the value is"""
-    rounds: Int[Array, ""]
-    """until all errors were below the tolerance, or at the limit"""
-
-
-def leading_singular_values(
-    linear_fn: LinearFn,
-    input_shape: tuple[int, ...],
-    *,
-    k: int = 1,
-    tolerance: float = 1e-6,
-    max_rounds: int = 60,
-    start: Float[Array, "m ..."] | None = None,
-    key: PRNGKeyArray | None = None,
-) -> Spectrum:
-    """The k largest singular values of x ↦ f(x) − f(0), by block power iteration, pure and for `jit` and `vmap`.
-
-    A round orthonormalises the block (QR), finds the best values and vectors within it (Rayleigh–Ritz), and applies a
-    Chebyshev polynomial of MᵀM that is small below the block's smallest value (Zhou and Saad, "A Chebyshev–Davidson
-    algorithm", 2007). Plain power iteration, the paper's PowerQR, is the polynomial λ^8: where the largest values lie
-    within parts in a thousand, as a convolution's do, it converges slowly.
-
-    Rounds end when all k values are within `tolerance` by their error estimate, or no longer move by a tenth of it. The
-    relative error is estimated from the residual r = MᵀMv − σ²v and the distance to what is not in the block,
-    ½ min(‖r‖, ‖r‖²/gap)/σ². The map is applied to float32 arrays, in the highest matmul precision. The block has k + 4
-    vectors, or those of `start` (k or more, any norm; not an invariant subspace, which it would never leave), or as
-    many as the map has inputs.
-    """
-    size = int(np.prod(input_shape))
-    block = min(k + SPARE if start is None else len(start), size)
-    if not 1 <= k <= block:
-        raise InputError(
-            f"k is {k}, but the map has {size} inputs and the block {block} vectors; ask for 1 to {block}."
-        )
-    if start is None:
-        start = _random_block(jax.random.key(0) if key is None else key, block, input_shape)
-    found = _iterate(linear_fn, input_shape, start[:block], k, tolerance, max_rounds)
-    return Spectrum(found.values[:k], found.vectors[:k], found.error[:k], found.rounds)
-
-
-def _iterate(
-    linear_fn: LinearFn,
-    input_shape: tuple[int, ...],
-    start: Float[Array, "m ..."],
-    k: int,
-    tolerance: float,
-    max_rounds: int,
-) -> Spectrum:
-    """As above, with the whole block returned; the first k of it have converged."""
-    block, size = len(start), int(np.prod(input_shape))
-    apply, transpose = _flat(linear_fn, input_shape)
-
-    def gram(rows: Array) -> Array:
-        return transpose(apply(rows))
-
-    def rayleigh_ritz(rows: Array) -> tuple[Array, Array, Array]:
-        """(rows turned into Ritz vectors, σ² in falling order, relative error of σ)"""
-        rows = _orthonormal(rows)
-        images = apply(rows)
-        values, turn = jnp.linalg.eigh(images @ images.T)
-        values, turn = jnp.maximum(values[::-1], 0.0), turn[:, ::-1].T
-        rows, images = turn @ rows, turn @ images
-        residual = jnp.linalg.norm(transpose(images) - values[:, None] * rows, axis=1)
-        # What lies outside the block is at most about the block's smallest value; float32 cannot tell less of a gap.
-        gap = jnp.maximum(values - values[-1], 1e-7 * values[0])
-        safe = jnp.where(values > 0, values, 1.0)
-        error = jnp.minimum(residual, residual**2 / jnp.where(gap > 0, gap, 1.0)) / (2 * safe)
-        return rows, values, jnp.where(values > 0, error, 0.0)
-
-    def goes_on(carry: tuple) -> Array:
-        round_, still, _, values, error = carry
-        unsure = jnp.any(error[:k] > tolerance) & (still < 2)
-        # The whole space needs no further round, whatever the residual's rounding.
-        return (round_ < max_rounds) & unsure & (block < size) & (values[0] > 0)
-
-    def one(carry: tuple) -> tuple:
-        round_, still, rows, before, _ = carry
-        bound = jnp.maximum(before[-1], 1e-3 * before[0])
-        rows, values, error = rayleigh_ritz(_chebyshev(gram, rows, before[0], bound))
-        # σ moves by half of what σ² does.
-        moved = jnp.max(jnp.abs(values[:k] - before[:k])) > 0.2 * tolerance * values[0]
-        return round_ + 1, jnp.where(moved, 0, still + 1), rows, values, error
-
-    with jax.default_matmul_precision("highest"):
-        first = rayleigh_ritz(start.reshape(block, size).astype(jnp.float32))
-        rounds, _, rows, values, error = lax.while_loop(goes_on, one, (jnp.int32(1), jnp.int32(0), *first))
-    return Spectrum(jnp.sqrt(values), rows.reshape(block, *input_shape), error, rounds)
 
 
 def spectral_norm(
@@ -177,7 +82,7 @@ def power_step(
     where σ < 1 and serves only to keep QR from zero columns. A vector that M maps to zero stays as it is.
     """
     shape = vector.shape
-    apply, transpose = _flat(linear_fn, shape)
+    apply, transpose = flat(jax.vmap(linear_fn), shape, 1)
     with jax.default_matmul_precision("highest"):
         row = _unit(vector.reshape(1, -1).astype(jnp.float32))
         image = apply(row)
@@ -253,6 +158,7 @@ def clip_kernel(
     input_shape: tuple[int, ...],
     c: Float[Array | np.ndarray, ""] | float,
     *,
+    block_fn: KernelFn | None = None,
     k: int = 8,
     steps: int = 2,
     step_size: float | None = None,
@@ -276,8 +182,13 @@ def clip_kernel(
     kernel = jnp.asarray(kernel, jnp.float32)
     limit = jnp.asarray((1 + slack) * c, jnp.float32)
 
+    def block_map(kernel: Array) -> LinearFn:
+        if block_fn is None:
+            return jax.vmap(lambda x: kernel_fn(kernel, x))
+        return lambda rows: block_fn(kernel, rows)
+
     def measure(kernel: Array, start: Array) -> Spectrum:
-        return _iterate(lambda x: kernel_fn(kernel, x), input_shape, start, 1, tolerance, 40)
+        return iterate(block_map(kernel), input_shape, start, 1, tolerance, 40)
 
     def within(found: Spectrum) -> Array:
         return found.values[0] * (1 + found.error[0]) <= limit
@@ -294,7 +205,7 @@ def clip_kernel(
         )
         kernel = jnp.where(done, kernel, clipped)
         # The clipped vectors may be an invariant subspace that hides a larger value: random ones have the last word.
-        fresh = _random_block(jax.random.fold_in(key, round_ + 1), block, input_shape)
+        fresh = random_block(jax.random.fold_in(key, round_ + 1), block, input_shape)
         found = measure(kernel, jnp.where(done, fresh, found.vectors))
         return round_ + 1, kernel, found, done, jnp.where(round_ < 0, found.values[0], before)
 
@@ -322,47 +233,6 @@ def check_clip(c: Any) -> None:
         raise InputError(
             f"The norm to clip at is {c}, but expected a positive number; give one, or inf, which clips nothing."
         )
-
-
-def _random_block(key: PRNGKeyArray, block: int, input_shape: tuple[int, ...]) -> Array:
-    return jax.random.normal(key, (block, int(np.prod(input_shape)))).reshape(block, *input_shape)
-
-
-def _flat(linear_fn: LinearFn, input_shape: tuple[int, ...]) -> tuple[LinearFn, LinearFn]:
-    """(X[m,n] ↦ MX, Y[m,q] ↦ MᵀY) of the map's linear part, a row a vector."""
-    zero = jnp.zeros(input_shape, jnp.float32)
-    # The offset cancels in the vjp; only the way there needs it.
-    offset, back = jax.vjp(linear_fn, zero)
-
-    def apply(rows: Shaped[Array, "m n"]) -> Shaped[Array, "m q"]:
-        images = jax.vmap(linear_fn)(rows.reshape(-1, *input_shape)) - offset
-        return images.reshape(len(rows), -1)
-
-    def transpose(rows: Shaped[Array, "m q"]) -> Shaped[Array, "m n"]:
-        return jax.vmap(lambda y: back(y)[0])(rows.reshape(-1, *offset.shape)).reshape(len(rows), -1)
-
-    return apply, transpose
-
-
-def _chebyshev(gram: LinearFn, rows: Array, largest: Array, bound: Array) -> Array:
-    """p(MᵀM) of each row, with |p| ≤ small on [0, bound] and p(largest) = 1, of degree `DEGREE`."""
-    centre = radius = bound / 2
-    first = radius / (largest - centre)
-
-    def one(_: Array, carry: tuple) -> tuple:
-        sigma, before, now = carry
-        after = 1 / (2 / first - sigma)
-        new = 2 * after / radius * (gram(now) - centre * now) - sigma * after * before
-        return after, now, new
-
-    now = (gram(rows) - centre * rows) * (first / radius)
-    return lax.fori_loop(1, DEGREE, one, (first, rows, now))[2]
-
-
-def _orthonormal(rows: Array) -> Array:
-    """Rows that span what the given ones do; scaled first, because QR squares."""
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    return jnp.linalg.qr((rows / jnp.where(largest > 0, largest, 1.0)).T)[0].T
 
 
 def _unit(row: Array) -> Array:

@@ -8,16 +8,19 @@ import jax
 import numpy as np
 
 from mu_jax.models.affine import AffineLayer
-from mu_jax.smoothness.fastclip import check_clip, clip_kernel, leading_singular_values
+from mu_jax.smoothness.fastclip import KernelFn, check_clip, clip_kernel
 from mu_jax.smoothness.layers import (
+    block_fn,
     groups,
     input_shape,
     kernel_fn,
     kernel_of,
+    measuring_lowering,
     norm_scale,
     with_kernel,
     with_norm_scale,
 )
+from mu_jax.smoothness.singular_values import leading_singular_values
 
 PyTree = Any
 Layers = tuple[AffineLayer, ...]
@@ -41,7 +44,7 @@ def measure_layers(
     """The operator norm of every layer of a model, by name, in the order of `layers`."""
     plain, composed = {}, {}
     for members in groups(layers):
-        program = _measuring(kernel_fn(members[0], lowering), input_shape(members[0], lowering), tolerance)
+        program = _measuring(*_maps(members[0], lowering), input_shape(members[0], lowering), tolerance)
         kernels = [np.asarray(kernel_of(variables["params"], layer)) for layer in members]
         normed = [layer for layer in members if layer.norm is not None]
         for layer in normed:
@@ -122,7 +125,7 @@ class _Clipping:
         # Clipping is the larger program by far: layers that are within the bound are not worth compiling it.
         for members in groups(self._too_large(_normed(layers) if composed else layers, composed=composed)):
             program = _clipping(
-                kernel_fn(members[0], self.lowering), input_shape(members[0], self.lowering), self.slack
+                *_maps(members[0], self.lowering), input_shape(members[0], self.lowering), self.slack
             )
             clipped = []
             for layer in members:
@@ -180,20 +183,35 @@ def _distance(new: PyTree, old: PyTree) -> float:
     return (moved / max(sum(float(np.sum(np.asarray(b) ** 2)) for _, b in pairs), 1e-30)) ** 0.5
 
 
+def _maps(layer: AffineLayer, lowering: str) -> tuple[KernelFn, KernelFn]:
+    """(of one example, of a block)"""
+    lowering = measuring_lowering(layer, lowering)
+    return kernel_fn(layer, lowering), block_fn(layer, lowering)
+
+
 # Caches, because layers of one shape, of one model or of many, share a program. It is of one layer: a stack gained
 # nothing, since each would go on until the slowest has converged, and another number of layers was another program.
 @functools.cache
-def _measuring(apply: Callable, shape: tuple[int, ...], tolerance: float) -> Callable:
+def _measuring(one: KernelFn, block: KernelFn, shape: tuple[int, ...], tolerance: float) -> Callable:
     def measure(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
-        found = leading_singular_values(lambda x: apply(kernel, x), shape, tolerance=tolerance)
+        found = leading_singular_values(
+            lambda x: one(kernel, x), shape, block_fn=lambda rows: block(kernel, rows), tolerance=tolerance
+        )
         return found.values[0], found.error[0]
 
     return jax.jit(measure)
 
 
 @functools.cache
-def _clipping(apply: Callable, shape: tuple[int, ...], slack: float) -> Callable:
+def _clipping(one: KernelFn, block: KernelFn, shape: tuple[int, ...], slack: float) -> Callable:
     def clip(kernel: jax.Array, scale: jax.Array, c: jax.Array) -> Any:
-        return clip_kernel(lambda kernel, x: apply(kernel * scale, x), kernel, shape, c, slack=slack)
+        return clip_kernel(
+            lambda kernel, x: one(kernel * scale, x),
+            kernel,
+            shape,
+            c,
+            block_fn=lambda kernel, rows: block(kernel * scale, rows),
+            slack=slack,
+        )
 
     return jax.jit(clip)

@@ -19,7 +19,8 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mu_jax.models.affine import AffineLayer
-from mu_jax.smoothness.fastclip import LinearFn, check_clip, leading_singular_values, power_step
+from mu_jax.smoothness.fastclip import check_clip, power_step
+from mu_jax.smoothness.singular_values import LinearFn, leading_singular_values
 
 
 def reshaped(kernel: Float[Array | np.ndarray, "..."]) -> Float[Array, "E n"]:

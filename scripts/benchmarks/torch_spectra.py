@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK, DEGREE, MAX_ROUNDS = 5, 8, 60
-"""As `mu_jax.smoothness.fastclip` has them for one value: k + SPARE vectors, the polynomial's degree, rounds."""
+"""As `mu_jax.smoothness.singular_values` has them for one value: k + SPARE vectors, the polynomial's degree, rounds."""
 
 
 @dataclasses.dataclass(frozen=True)
