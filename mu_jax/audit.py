@@ -13,6 +13,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from mu_jax.config import ATTACKS, AttackConfig, EvaluationConfig, InputError
+from mu_jax.config.errors import one_line
 from mu_jax.config.leaks import CLASSIFIERS, FEATURES
 from mu_jax.config.leaks_audit import LeaksAudit
 
@@ -68,8 +69,12 @@ _OF_SIGNALS = (
 )
 
 
-def _fail(message: object, code: int) -> NoReturn:
+def _warn(message: object) -> None:
     print(f"mu-jax audit: {message}", file=sys.stderr, flush=True)
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    print(f"mu-jax audit: {one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -184,6 +189,9 @@ def _main(argv: Sequence[str]) -> None:
         settings = _leaks_settings() if leaks else _settings()
         # JAX and the rest take seconds to import: not before the settings are known to be good.
         from mu_jax.experiments import audit, leaks_audit, registry
+        from mu_jax.experiments.compilation_cache import use_compilation_cache
+
+        use_compilation_cache(_warn)
 
         def say(text: str) -> None:
             print(text, flush=True)
@@ -198,6 +206,8 @@ def _main(argv: Sequence[str]) -> None:
         _fail(error, _BAD_INPUT)
     except OSError as error:
         _fail(f"{error}; nothing that was saved before is lost.", _BAD_INPUT)
+    except MemoryError:
+        _fail("The audit needs more memory than there is; give fewer models or examples.", _BAD_INPUT)
     except KeyboardInterrupt:
         _fail("Interrupted; the same command starts again.", _INTERRUPTED)
 

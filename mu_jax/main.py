@@ -9,13 +9,15 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mu_jax.config import InputError, from_config_dict
+from mu_jax.config.errors import one_line
+from mu_jax.config.shipped import find_config, shipped_configs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -38,11 +40,19 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which one 
 
 _QUOTES = "'\""
 _SECONDS_TO_SAY_WHY = 5.0
+_TOO_LARGE = (
+    "The settings need more memory than there is; lower batch_size, model.width, data.train_examples or the number of "
+    "models at a time, and the same command goes on."
+)
 _FAILED, _BAD_INPUT, _DIVERGED, _INTERRUPTED = 1, 2, 3, 130
 
 
-def _fail(message: object, code: int) -> NoReturn:
+def _warn(message: object) -> None:
     print(f"mu-jax: {message}", file=sys.stderr, flush=True)
+
+
+def _fail(message: object, code: int) -> NoReturn:
+    print(f"mu-jax: {one_line(message)}", file=sys.stderr, flush=True)
     if flags.FLAGS.is_parsed() and (_DISTRIBUTED.value or _COORDINATOR.value):
         # On its way out JAX would wait minutes for the other processes, which may be waiting for this one's work; and
         # it ends them, none too kindly, as soon as the first one is gone. Those that have seen why in the folder get
@@ -55,12 +65,18 @@ def _fail(message: object, code: int) -> NoReturn:
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """absl's parser, with every complaint of its own and of the config file's as one sentence."""
-    path = _config_path(argv)
-    # ml_collections would only say later that there is no config, and not in one sentence.
-    if path is not None and not pathlib.Path(path).is_file():
-        _fail(
-            f"The config file {path!r} does not exist; give a path such as configs/quickstart.py.", _BAD_INPUT
-        )
+    argv = list(argv)
+    for place, start, path, variant in _config_flags(argv):
+        found = find_config(path)
+        # ml_collections would only say later that there is no config, and not in one sentence.
+        if found is None:
+            listed = ", ".join(shipped_configs())
+            _fail(
+                f"The config file {path!r} does not exist; give a path such as configs/quickstart.py, or the name of "
+                f"one that comes with mu_jax ({listed}).",
+                _BAD_INPUT,
+            )
+        argv[place] = start + found + variant
     try:
         rest = flags.FLAGS(argv)
     # ml_collections reports an unknown key, and a value of the wrong type, by Python's own error types; a config file
@@ -72,14 +88,15 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     return rest
 
 
-def _config_path(argv: Sequence[str]) -> str | None:
-    """The file that --config names, without its variant."""
+def _config_flags(argv: Sequence[str]) -> Iterator[tuple[int, str, str, str]]:
+    """Each `--config`: the place of the argument with its value, what stands before that, its file, its variant."""
     for i, argument in enumerate(argv):
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
-            value = value if equals else (argv[i + 1] if i + 1 < len(argv) else "")
-            return value.partition(":")[0]
-    return None
+            place, start = (i, name + equals) if equals else (i + 1, "")
+            if place < len(argv):
+                path, colon, variant = (value if equals else argv[place]).partition(":")
+                yield place, start, path, colon + variant
 
 
 def _sentence(error: BaseException, argv: Sequence[str]) -> str:
@@ -118,6 +135,9 @@ def _main(argv: Sequence[str]) -> None:
         _check_processes()
         # JAX and the rest take seconds to import: not before the settings are known to be good.
         from mu_jax.experiments import registry
+        from mu_jax.experiments.compilation_cache import use_compilation_cache
+
+        use_compilation_cache(_warn)
 
         if _DISTRIBUTED.value or _COORDINATOR.value:
             registry.join_processes(config, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
@@ -126,16 +146,20 @@ def _main(argv: Sequence[str]) -> None:
         _fail(error, _BAD_INPUT)
     except OSError as error:  # a full disk, a folder that may not be written, a name too long
         _fail(f"{error}; nothing that was saved before is lost.", _BAD_INPUT)
+    except MemoryError:
+        _fail(_TOO_LARGE, _BAD_INPUT)
     except KeyboardInterrupt:
         _fail("Interrupted. The same command goes on from the last checkpoint.", _INTERRUPTED)
     except RuntimeError as error:
         from mu_jax.training.loop import DivergenceError
 
-        if not isinstance(error, DivergenceError):
-            if "second computation" not in str(error):
-                raise
-            _fail(error, _FAILED)
-        _fail(error, _DIVERGED)
+        if isinstance(error, DivergenceError):
+            _fail(error, _DIVERGED)
+        if "RESOURCE_EXHAUSTED" in str(error):
+            _fail(_TOO_LARGE, _BAD_INPUT)
+        if "second computation" not in str(error):
+            raise
+        _fail(error, _FAILED)
 
 
 def _check_processes() -> None:

@@ -1,4 +1,4 @@
-"""Seconds and memory of the attacks on pools of models, beside their definitions written down in NumPy.
+"""Seconds and memory of the attacks on pools of models, beside their definitions in NumPy, and beside PyTorch.
 
     python scripts/bench_attacks.py --cases=lira_256x60000x18,rmia_20000x5000 --json=attacks.json
 
@@ -15,7 +15,11 @@ Seconds are the median of the rounds, in each of which what takes less than 0.25
 is the peak of the process (maximum resident set) after all rounds, less that after making the inputs. Signals are
 random numbers made for the size alone. Ours computes on all cores with threads; the definition is NumPy as it comes,
 which for these operations uses one. The pool of `leave_one_out_lira` is made of complementary pairs, since only there
-one `lira_scores` is the same attack. The exit code is 1 where the versions disagree.
+one `lira_scores` is the same attack.
+
+LiRA and RMIA stand beside PyTorch too, in a process of its own that also computes in float64 and on all cores: LiRA in
+blocks of examples, eager or compiled; RMIA by all comparisons, or by sorting. The fastest of its forms counts. The exit
+code is 1 where any of the versions disagree with ours.
 """
 
 import contextlib
@@ -33,10 +37,11 @@ from absl import flags
 
 from benchmarks import machine, shell
 from benchmarks.attack_case import AttackCase, parse_cases
-from benchmarks.attack_table import compare, summary
+from benchmarks.attack_table import agree, compare, summary
 from benchmarks.attack_worker import ROUND_SECONDS
-from benchmarks.orchestrator import Contender, measure
+from benchmarks.orchestrator import Contender, fastest, measure
 from benchmarks.rows import write_rows
+from benchmarks.torch_side import start_torch
 from benchmarks.worker_process import Worker
 from mu_jax.config import InputError
 
@@ -45,7 +50,9 @@ _MEMORY = flags.DEFINE_float(
     None,
     "The memory that a definition may take beside its inputs; by default what is free. Else it is skipped.",
 )
-_FOREIGN = ("torch", "torch-python", "seconds")
+_FOREIGN = ("seconds",)
+# Of `torch_attack_worker`, which only an interpreter with PyTorch can read; without torch.compile first.
+_TORCH_FORMS = {"lira": ("blocks", "blocks compiled"), "rmia": ("pairs", "sorted")}
 _ENVIRONMENT = ("GLIBC_TUNABLES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_ARENA_MAX", "LD_PRELOAD")
 
 
@@ -63,7 +70,7 @@ def main() -> None:
             write_rows(pathlib.Path(shell.JSON.value), rows)
     beside = "load average before the first case " + ", ".join(f"{one:.2f}" for one in load)
     print(f"\n{_device(facts)}; {beside}\n\n{summary(rows)}", flush=True)
-    wrong = [row["case"] for row in rows if not row["details"].get("agree", True)]
+    wrong = [row["case"] for row in rows if not agree(row["details"])]
     if wrong:
         say(f"bench_attacks.py: the versions disagree in {', '.join(wrong)}; one of them is wrong.")
         sys.exit(1)
@@ -78,8 +85,8 @@ def _check_flags() -> None:
     for name in _FOREIGN:
         if flags.FLAGS[name].present:
             raise InputError(
-                f"--{name} is given, but expected --cases, --rounds, --json or --memory-gib; drop it, it is "
-                "for other benchmarks."
+                f"--{name} is given, but expected --cases, --rounds, --json, --torch, --torch-python or "
+                "--memory-gib; drop it, it is for other benchmarks."
             )
     if _MEMORY.value is not None and not 0 <= _MEMORY.value < 2**30:
         raise InputError(f"--memory-gib is {_MEMORY.value:g}, but expected 0 or more; change it.")
@@ -94,12 +101,15 @@ def _measure_case(case: AttackCase) -> tuple[dict[str, Any], dict[str, Any]]:
             # On a GPU's machine too, these attacks are the host's work.
             worker = Worker(version, sys.executable, "benchmarks.attack_worker", {"JAX_PLATFORMS": "cpu"})
             stack.callback(worker.close)
-            sides[version] = Contender(version, worker, {"version": version, "memory_bytes": budget})
+            variant = {"version": version, "memory_bytes": budget}
+            # Beside PyTorch's forms the definition is not dropped as hopeless.
+            sides[version] = Contender(version, worker, variant, required=True)
         facts = sides["ours"].worker.ask("describe")
         load = os.getloadavg()
         ours, definition = sides.values()
+        theirs, missing = _torch_forms(stack, case)
         fields, rounds = dataclasses.asdict(case), shell.ROUNDS.value
-        measure([ours], [definition], fields, rounds=rounds, seconds=ROUND_SECONDS, say=say)
+        measure([ours], [definition, *theirs], fields, rounds=rounds, seconds=ROUND_SECONDS, say=say)
         if not ours.rates:
             raise InputError(f"The case {case.name!r} cannot run here: {ours.unavailable}; make it smaller.")
         details = {
@@ -112,13 +122,39 @@ def _measure_case(case: AttackCase) -> tuple[dict[str, Any], dict[str, Any]]:
             "rounds": rounds,
             "inputs_bytes": ours.facts["inputs_bytes"],
             **{name: _details(one, case) for name, one in sides.items()},
+            "torch": {one.label: _details(one, case) for one in theirs},
+            "torch_missing": missing,
             "load_average": [round(one, 2) for one in load],
             "environment": machine.environment(_ENVIRONMENT),
         }
+        found = {one.label: _found(case, one.label) for one in (*sides.values(), *theirs) if one.rates}
         if definition.rates:
-            files = [np.load(pathlib.Path(case.folder) / f"{name}.npy", allow_pickle=False) for name in sides]
-            details |= compare(case, *files)
+            details |= compare(case, found["ours"], found["definition"])
+        for one in theirs:
+            if one.rates:
+                details["torch"][one.label] |= compare(case, found["ours"], found[one.label])
+        reference = fastest(theirs)
+        details["torch_reference"] = reference and reference.label
     return _row(case, details, facts), facts
+
+
+def _torch_forms(stack: contextlib.ExitStack, case: AttackCase) -> tuple[list[Contender], str | None]:
+    """PyTorch's forms of the attack, and why there are none."""
+    if case.kind not in _TORCH_FORMS:
+        return [], "not written for this attack"
+    worker, facts = start_torch(stack, "benchmarks.torch_attack_worker")
+    if worker is None:
+        return [], facts
+    forms = [
+        form
+        for form in _TORCH_FORMS[case.kind]
+        if shell.TORCH.value == "all" or not form.endswith("compiled")
+    ]
+    return [Contender(f"torch {form}", worker, {"form": form}) for form in forms], None
+
+
+def _found(case: AttackCase, label: str) -> np.ndarray:
+    return np.load(pathlib.Path(case.folder) / f"{label}.npy", allow_pickle=False)
 
 
 def _row(case: AttackCase, details: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:

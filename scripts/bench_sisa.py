@@ -20,7 +20,9 @@ figures are means, because deletions differ by the slice that they strike. It is
 and, beside it, with that of one shard after another: side by side a deletion's only shard is alone on its device, so on
 a CPU it has one core. A full retrain stands beside it, counted as one deletion: one model on all images for e₀ epochs
 (what a deletion costs without SISA), and the ensemble fitted anew. One model uses one core's program unless it is
-compiled for all, so it is: it has one device, which computes with all cores. PyTorch has no part in these cases.
+compiled for all, so it is: it has one device, which computes with all cores. PyTorch deletes the same examples from an
+ensemble of its own, by training the example's shard from its slice on; it writes states, but neither hashes images nor
+writes a certificate, which ours does. The ratio's denominator is PyTorch's fastest form.
 
 Each side is a process of its own; they take turns, one at work at a time. Memory is the peak of a side's process.
 """
@@ -28,6 +30,7 @@ Each side is a process of its own; they take turns, one at work at a time. Memor
 import contextlib
 import dataclasses
 import pathlib
+import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -111,14 +114,7 @@ def _measure_fit(case: SisaCase, dataset: Dataset, synthetic: bool) -> dict[str,
         facts = {"JAX": workers[0].ask("describe")}
         together = Contender("side by side", workers[0], {"do": "fit", "mapping": "auto"}, required=True)
         in_turn = Contender("one after another", workers[0], {"do": "fit", "mapping": "one"}, required=True)
-        ours, theirs = [together, in_turn], []
-        if shell.TORCH.value != "none":
-            # Nothing of our side's environment: JAX's settings are none of PyTorch's.
-            worker = Worker("PyTorch", shell.TORCH_PYTHON.value, "benchmarks.torch_sisa_worker", {})
-            stack.callback(worker.close)
-            workers.append(worker)
-            facts[worker.name] = worker.ask("describe")
-            theirs = _torch_forms(worker, "cuda" if facts["JAX"]["backend"] == "gpu" else "cpu")
+        ours, theirs = [together, in_turn], _torch_side(stack, workers, facts, do="fit")
         memory = _run(case, ours, theirs, workers)
         for one in (*ours, *theirs):
             if one.rates:
@@ -141,10 +137,10 @@ def _measure_fit(case: SisaCase, dataset: Dataset, synthetic: bool) -> dict[str,
 
 
 def _measure_deletions(case: SisaCase, dataset: Dataset, synthetic: bool) -> dict[str, Any]:
-    """The row of a case `delete_one`; its worker lives no longer."""
+    """The row of a case `delete_one`; its workers live no longer."""
     with contextlib.ExitStack() as stack:
         worker = _jax_worker(stack)
-        facts = {"JAX": worker.ask("describe")}
+        workers, facts = [worker], {"JAX": worker.ask("describe")}
 
         def contender(label: str, **variant: Any) -> Contender:
             return Contender(label, worker, variant, required=True)
@@ -154,8 +150,8 @@ def _measure_deletions(case: SisaCase, dataset: Dataset, synthetic: bool) -> dic
         in_turn = contender("a deletion, placed one after another", **many, mapping="one")
         retrain = contender("one model anew", do="retrain")
         refit = contender("the ensemble anew, side by side", do="refit", mapping="auto")
-        ours = [deletion, in_turn, retrain, refit]
-        memory = _run(case, ours, [], [worker])
+        ours, theirs = [deletion, in_turn, retrain, refit], _torch_side(stack, workers, facts, **many)
+        memory = _run(case, ours, theirs, workers)
     for one in (deletion, retrain, refit):
         _best(case, [one])
     _name_mappings(ours)
@@ -170,16 +166,22 @@ def _measure_deletions(case: SisaCase, dataset: Dataset, synthetic: bool) -> dic
         for one in (deletion, in_turn)
         if one.rates
     }
-    table = case_table(ours, [], deletion, None, memory, "deletions/min")
+    measured = [one for one in theirs if one.rates]
+    reference = min(measured, key=lambda one: statistics.fmean(one.facts["seconds"]), default=None)
+    table = case_table(ours, theirs, deletion, reference, memory, "deletions/min")
     print(f"\n{_title(case, dataset, synthetic)}\n{table}", flush=True)
     for label, figures in by_label.items():
         print(f"{label}: {deletion_lines(figures)}", flush=True)
-    details = _details(case, dataset, synthetic, ours, [worker], memory) | {
+    details = _details(case, dataset, synthetic, ours, workers, memory) | {
         "deletion": by_label[deletion.label],
         "deletion_one_after_another": by_label.get(in_turn.label),
+        "torch": {one.label: _contender(one) for one in theirs},
+        "ours_best": deletion.label,
+        "torch_reference": reference and reference.label,
     }
     rate = _SPAN / by_label[deletion.label]["seconds"]
-    return row(case.name, rate, None, "deletions/min", device_line(facts), details)
+    torch_rate = reference and _SPAN / statistics.fmean(reference.facts["seconds"])
+    return row(case.name, rate, torch_rate, "deletions/min", device_line(facts), details)
 
 
 def _jax_worker(stack: contextlib.ExitStack) -> Worker:
@@ -194,17 +196,31 @@ def _jax_worker(stack: contextlib.ExitStack) -> Worker:
     return worker
 
 
-def _torch_forms(worker: Worker, device: str) -> list[Contender]:
+def _torch_side(
+    stack: contextlib.ExitStack, workers: list[Worker], facts: dict[str, Any], **what: Any
+) -> list[Contender]:
+    """PyTorch's forms of what is to be done, and its worker among the others; nothing where it is left out."""
+    if shell.TORCH.value == "none":
+        return []
+    # Nothing of our side's environment: JAX's settings are none of PyTorch's.
+    worker = Worker("PyTorch", shell.TORCH_PYTHON.value, "benchmarks.torch_sisa_worker", {})
+    stack.callback(worker.close)
+    workers.append(worker)
+    facts[worker.name] = worker.ask("describe")
+    device = "cuda" if facts["JAX"]["backend"] == "gpu" else "cpu"
     forms = [("eager", False), ("eager", True), ("compiled", False)]
     if device == "cuda":
         forms.append(("graphs", True))
-    if shell.TORCH.value == "eager":
-        forms = forms[:1]
     found = []
-    for execution, channels_last in forms:
-        variant = {"execution": execution, "dtype": "float32", "channels_last": channels_last}
+    for execution, channels_last in forms[:1] if shell.TORCH.value == "eager" else forms:
+        variant = {
+            "execution": execution,
+            "dtype": "float32",
+            "channels_last": channels_last,
+            "device": device,
+        }
         label = f"{execution} float32{' channels-last' if channels_last else ''}"
-        found.append(Contender(label, worker, {"do": "fit", **variant, "device": device}))
+        found.append(Contender(label, worker, {**what, **variant}))
     return found
 
 

@@ -11,6 +11,9 @@ _PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
 if _PROCESS and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
     os.environ["JAX_COMPILATION_CACHE_DIR"] += f"/{_PROCESS}"
 
+# Commands that tests start keep nothing in the user's folder; `scripts/test.sh` names a folder of its own.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
 import jax
 import pytest
 

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 ORDER = (
     "config", "data", "ops", "models", "training", "adversarial", "smoothness", "defenses", "unlearning", "attacks",
-    "evaluation", "experiments", "main", "audit",
+    "evaluation", "experiments", "api", "main", "audit",
 )  # fmt: skip
 FILES = sorted((ROOT / "mu_jax").rglob("*.py"))
 

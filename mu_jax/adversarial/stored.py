@@ -17,6 +17,7 @@ from jaxtyping import Array, Float32, Int, Int32, Int64, Shaped
 from mu_jax.adversarial.examples import AdversarialExamples, NothingFlipsError
 from mu_jax.adversarial.pixels import PixelModel, check_images, predict, to_bytes, to_pixels
 from mu_jax.config import InputError
+from mu_jax.data.array_files import open_archive
 from mu_jax.data.files import UNREADABLE, atomic_write
 
 PyTree = Any
@@ -173,7 +174,7 @@ _COLUMNS = ("images", "labels", "adversarial_labels", "epsilon", "distance", "in
 
 def _read(path: pathlib.Path) -> StoredAdversarialSet:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open_archive(path) as archive:
             arrays = {name: archive[name] for name in archive.files}
         version = int(arrays.pop("format"))
         texts = {name: str(arrays.pop(name)) for name in ("norm", "model_sha256")}

@@ -8,6 +8,7 @@ ever sees a ConfigDict. The checks run when a dataclass is made, so a bad value 
 from mu_jax.config.class_unlearning import ClassUnlearning
 from mu_jax.config.comparison import UnlearningComparison
 from mu_jax.config.errors import InputError
+from mu_jax.config.importing import ImportCheckpoint
 from mu_jax.config.leaks import UnlearningLeaks
 from mu_jax.config.methods import MethodsConfig, NeighboursConfig
 from mu_jax.config.resolve import (
@@ -18,6 +19,7 @@ from mu_jax.config.resolve import (
     to_dict,
     unknown_variant,
     with_settings,
+    with_values,
 )
 from mu_jax.config.saved import UnlearnSaved
 from mu_jax.config.search import SearchConfig, UnlearningSearch
@@ -34,6 +36,7 @@ from mu_jax.config.smooth import SmoothAmun
 from mu_jax.config.smoothness import ClippingConfig
 from mu_jax.config.spectra import Spectra
 from mu_jax.config.sweep import ATTACKS, AttackConfig, QueryConfig, ShadowSweep, SweepConfig
+from mu_jax.config.transfer import PretrainedConfig, TransferUnlearning
 from mu_jax.config.unlearning import UnlearningMethods
 
 __all__ = [
@@ -46,12 +49,14 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "ForgetConfig",
+    "ImportCheckpoint",
     "InputError",
     "LoopConfig",
     "MethodsConfig",
     "ModelConfig",
     "NeighboursConfig",
     "OptimizationConfig",
+    "PretrainedConfig",
     "QueryConfig",
     "SearchConfig",
     "ShadowSweep",
@@ -61,6 +66,7 @@ __all__ = [
     "SmoothAmun",
     "Spectra",
     "SweepConfig",
+    "TransferUnlearning",
     "UnlearnSaved",
     "UnlearningComparison",
     "UnlearningLeaks",
@@ -72,4 +78,5 @@ __all__ = [
     "to_dict",
     "unknown_variant",
     "with_settings",
+    "with_values",
 ]

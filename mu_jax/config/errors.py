@@ -2,9 +2,28 @@
 
 import difflib
 
+_LONGEST = 2_000
+
 
 class InputError(ValueError):
-    """Bad input from outside: the message is one sentence saying what was got, what was expected, and the fix."""
+    """Bad input from outside: the message is one sentence saying what was got, what was expected, and the fix.
+
+    It is on one line whatever it quotes, by `one_line`.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(message: object) -> str:
+    """The text, with a blank for each character that a terminal would obey rather than show (line breaks, escapes).
+
+    Of thousands of characters, those in the middle are left out.
+    """
+    text = "".join(character if character.isprintable() else " " for character in str(message).strip())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 2 :]}"
+    return text
 
 
 def require(condition: bool, key: str, got: object, expected: str) -> None:
@@ -13,7 +32,7 @@ def require(condition: bool, key: str, got: object, expected: str) -> None:
         raise InputError(f"{key} is {got!r}, but expected {expected}; change it with --config.{key}=VALUE.")
 
 
-def one_of(key: str, got: str, choices: tuple[str, ...]) -> None:
+def one_of(key: str, got: object, choices: tuple[str, ...]) -> None:
     """InputError, with the nearest choice, for a name that is none of them."""
     close = difflib.get_close_matches(str(got), choices, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close and got not in choices else ""

@@ -13,6 +13,7 @@ import ml_collections
 from mu_jax.config.class_unlearning import ClassUnlearning
 from mu_jax.config.comparison import UnlearningComparison
 from mu_jax.config.errors import InputError, one_of, require
+from mu_jax.config.importing import ImportCheckpoint
 from mu_jax.config.leaks import UnlearningLeaks
 from mu_jax.config.saved import UnlearnSaved
 from mu_jax.config.search import UnlearningSearch
@@ -20,6 +21,7 @@ from mu_jax.config.sisa import SisaDelete, SisaPosterior
 from mu_jax.config.smooth import SmoothAmun
 from mu_jax.config.spectra import Spectra
 from mu_jax.config.sweep import ShadowSweep
+from mu_jax.config.transfer import TransferUnlearning
 from mu_jax.config.unlearning import UnlearningMethods
 
 EXPERIMENTS: Mapping[str, type] = types.MappingProxyType(
@@ -35,8 +37,13 @@ EXPERIMENTS: Mapping[str, type] = types.MappingProxyType(
         "spectra": Spectra,
         "class_unlearning": ClassUnlearning,
         "unlearning_leaks": UnlearningLeaks,
+        "transfer_unlearning": TransferUnlearning,
+        "import_checkpoint": ImportCheckpoint,
     }
 )
+
+
+_END = 2**63
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def default_config(experiment: str) -> ml_collections.ConfigDict:
     return build(EXPERIMENTS[experiment]()).lock()
 
 
-def from_config_dict(values: Mapping[str, Any]) -> Any:
+def from_config_dict(values: Mapping[Any, Any]) -> Any:
     """The experiment's frozen dataclass; an unknown key or a value of the wrong type is an InputError."""
     experiment = values.get("experiment")
     one_of("experiment", experiment, tuple(EXPERIMENTS))
@@ -89,7 +96,7 @@ def with_settings(settings: Any, changes: str, where: str) -> Any:
             )
         try:
             group[parts[-1]] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             group[parts[-1]] = text  # a word
     try:
         return _build(type(settings), values, prefix="")
@@ -99,10 +106,21 @@ def with_settings(settings: Any, changes: str, where: str) -> Any:
         raise InputError(f"{where}: {wrong}; correct it there.") from None
 
 
-def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+def with_values(settings: Any, values: Mapping[str, Any]) -> Any:
+    """A group of settings with some changed, by keyword; InputError for unknown keys and values of another type."""
+    try:
+        return _build(type(settings), {**to_dict(settings), **values}, prefix="")
+    except InputError as error:
+        # Here nobody has flags.
+        wrong, flag, _ = str(error).partition("; change it with --config.")
+        raise InputError(f"{wrong}; correct it." if flag else wrong) from None
+
+
+def _build(cls: type, values: Mapping[Any, Any], prefix: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
+            key = str(key)
             close = difflib.get_close_matches(key, fields, n=1)
             hint = (
                 f"did you mean {prefix + close[0]!r}?"
@@ -132,7 +150,7 @@ def _convert(field: dataclasses.Field, value: Any, key: str) -> Any:
             )
         return _build(type(default), value, key + ".")
     if isinstance(default, tuple):
-        if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
             value = (value,)
         # Of an empty default the elements' type cannot be seen: those are lists of classes.
         kind = type(default[0]) if default else int
@@ -143,6 +161,8 @@ def _convert(field: dataclasses.Field, value: Any, key: str) -> Any:
 def _scalar(value: Any, kind: type, key: str) -> Any:
     integral = isinstance(value, int) and not isinstance(value, bool)
     if (kind is float and (integral or isinstance(value, float))) or (kind is int and integral):
+        # Python's integers have no end, but arrays' do, and so have floats.
+        require(not integral or abs(value) < _END, key, value, "a number of less than 2⁶³ either side of 0")
         require(math.isfinite(value), key, value, "a finite number")
         return kind(value)
     if kind in (bool, str) and isinstance(value, kind):

@@ -16,6 +16,8 @@ class DataConfig:
     `breast_cancer` or `wine`."""
     label: str = "label"
     """`csv` only: the column that holds the classes."""
+    classes: tuple[int, ...] = ()
+    """Keep the examples of these classes alone, which become 0, 1, ... in this order; empty keeps all as they are."""
     train_examples: int = 0
     """Keep this many training examples, drawn at random by the seed; 0 keeps all."""
     test_examples: int = 0
@@ -33,6 +35,12 @@ class DataConfig:
     """Divides what was centred: one value, or one a channel or column."""
 
     def __post_init__(self) -> None:
+        require(
+            len(set(self.classes)) == len(self.classes) != 1,
+            "data.classes",
+            self.classes,
+            "none (all classes), or at least two, and none twice",
+        )
         require(
             self.train_examples >= 0,
             "data.train_examples",
@@ -76,10 +84,14 @@ class ModelConfig:
     """The classifier's architecture."""
 
     name: str = "resnet18"
-    """`resnet18`, `vgg11`, `vgg16`, `vgg19` (with batch-norm), `vit`, `cnn`, `mlp` or `logistic_regression`."""
+    """`resnet18`, `vgg11`, `vgg16`, `vgg19` (with batch-norm), `vit`, `cnn`, `mlp`, `logistic_regression`; or `own`,
+    the network that `module` names."""
+    module: str = ""
+    """`own` only: `FILE.py:NAME` or `package.module:NAME`, a flax.linen class or a function that gives such a module
+    (`mu_jax/models/own_module.py` says what it is called with). Its code is run."""
     width: int = 64
     """Channels of ResNet-18's first stage, of VGG's first block or of the CNN's first layer, the ViT's embedding, or
-    hidden units of the MLP."""
+    hidden units of the MLP; an own network's, if it has a field of this name."""
     halve_shortcut: bool = False
     """ResNet only: blocks with a projection shortcut halve the sum of both branches before the ReLU, as AMUN and
     FastClip do."""
@@ -101,7 +113,15 @@ class ModelConfig:
         one_of(
             "model.name",
             self.name,
-            ("resnet18", "vgg11", "vgg16", "vgg19", "vit", "cnn", "mlp", "logistic_regression"),
+            ("resnet18", "vgg11", "vgg16", "vgg19", "vit", "cnn", "mlp", "logistic_regression", "own"),
+        )
+        require(
+            bool(self.module) == (self.name == "own"),
+            "model.module",
+            self.module,
+            "FILE.py:NAME where model.name is 'own'"
+            if self.name == "own"
+            else f"nothing where model.name is {self.name!r} (own networks have --config.model.name=own)",
         )
         require(self.width >= 1, "model.width", self.width, "a positive number")
         one_of("model.norm", self.norm, ("batch", "group", "none"))

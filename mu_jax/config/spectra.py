@@ -15,6 +15,8 @@ class Spectra:
     shadow_sweep with sweep.keep_models), or a file of a ResNet-18's PyTorch state_dict (.safetensors, .pth or .pt)."""
     checkpoint_model: str = "original"
     """Which of a run's models."""
+    module: str = ""
+    """Of a run whose network is the user's own: its code, `FILE.py:NAME`, which is run (`model.module` of that run)."""
     image_size: int = 0
     """Pixels of a side of the images that a file's network sees, because its weights do not say; 0 for a run, which
     does."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from mu_jax.config import InputError
 from mu_jax.data.dataset import Dataset
+from mu_jax.data.files import user_path
 
 _PIXELS = 3 * 32 * 32
 
@@ -65,7 +66,7 @@ def load(folder: str | os.PathLike) -> Dataset:
     Raises InputError where files are missing, are of the pickled Python version, or do not hold whole
     records.
     """
-    version, found = _find(Path(folder).expanduser())
+    version, found = _find(user_path(folder))
     parts = [_records(found / file, version) for file in version.train]
     x_test, y_test = _records(found / version.test, version)
     return Dataset(

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Float64, Int32
 
 from mu_jax.config import InputError
 from mu_jax.data.dataset import Dataset
+from mu_jax.data.files import user_path
 from mu_jax.data.random_streams import host_stream
 
 _MISSING = frozenset(["", "?", "NA", "nan", "NaN", "NAN", "-nan"])
@@ -29,7 +30,7 @@ def load(file: str | os.PathLike, label: str, seed: int) -> Dataset:
     missing (empty, NA, ? or nan) or outside float32's range, lines of another length, columns without a name or of one
     name, and labels of a single class, or of so many that they are no classes.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     names, columns = _read(path, label)
     place = names.index(label)
     labels, class_names = _classes(path, label, columns[place])

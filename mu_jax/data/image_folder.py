@@ -8,6 +8,7 @@ import numpy as np
 
 from mu_jax.config import InputError
 from mu_jax.data.dataset import Dataset
+from mu_jax.data.files import read_text_lines, user_path
 from mu_jax.data.resizing import resize, stack
 
 _EXTENSIONS = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
@@ -25,7 +26,7 @@ def load(folder: str | os.PathLike, image_size: int) -> Dataset:
     are, else RGB; `image_size` > 0 resizes to that side in pixels, 0 requires one size. Raises InputError for
     another layout, an image that cannot be decoded, or sizes that differ.
     """
-    root = Path(folder).expanduser()
+    root = user_path(folder)
     if not (root / "train").is_dir():
         raise InputError(f"{root} has no folder train, but expected {_LAYOUT}; check the path.")
     class_names = _subfolders(root / "train")
@@ -93,7 +94,7 @@ def _test_folder(root: Path) -> Path:
 def _annotated(root: Path, class_names: tuple[str, ...]) -> list[Example]:
     number = {name: label for label, name in enumerate(class_names)}
     examples = []
-    for line, text in enumerate((root / _ANNOTATIONS).read_text(encoding="utf-8").splitlines(), start=1):
+    for line, text in enumerate(read_text_lines(root / _ANNOTATIONS, "unpack Tiny-ImageNet again"), start=1):
         fields = text.split("\t")
         if not text.strip():
             continue

@@ -1,16 +1,15 @@
 """Which shadow model trains on which candidate: drawn in exact halves, or read from a file."""
 
 import os
-import tokenize
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import read_array
+from mu_jax.data.files import UNREADABLE, user_path
 
 _DRAWN_AT_ONCE = 2**22
 """Entries of the matrix drawn at a time: bounds the temporaries, and changes no result."""
@@ -68,18 +67,16 @@ def read_membership(path: str | os.PathLike, models: int, candidates: int) -> Bo
     )
     name = f"sweep.membership_file is {os.fspath(path)!r}"
     try:
-        with open(Path(path).expanduser(), "rb") as file:
-            member = _plain_array(file)
+        member = read_array(user_path(path))
     except FileNotFoundError as error:
         raise InputError(
             f"{name}, but there is no such file, and a .npy file of 0 and 1 was expected; {fix}."
         ) from error
-    except OSError as error:
+    except UNREADABLE as error:
         raise InputError(
-            f"{name}, which cannot be read ({error.strerror}), but a .npy file of 0 and 1 was expected; {fix}."
+            f"{name}, which holds no plain NumPy array, but one .npy array was expected (it cannot be read: {error}); "
+            f"{fix}."
         ) from error
-    if member is None:
-        raise InputError(f"{name}, which holds no plain NumPy array, but one .npy array was expected; {fix}.")
     if member.ndim != 2 or member.dtype.kind not in "biu":
         raise InputError(
             f"{name}, with dtype {member.dtype} and shape {member.shape}, but a matrix of bool or of integers 0 and "
@@ -149,20 +146,6 @@ def _draw_half(member: Bool[np.ndarray, "k M"], rng: np.random.Generator) -> Non
         columns = member[:, start : start + width]
         # Half the price of ranking uniform numbers, and no ties to break.
         columns[:] = rng.permuted(np.tile(half, (columns.shape[1], 1)), axis=1).T
-
-
-def _plain_array(file: BinaryIO) -> np.ndarray | None:
-    """The array of an open `.npy` file; None where it holds something else, or is damaged."""
-    # Looked at first, because np.load takes other files for archives, or for pickles.
-    magic = file.read(len(np.lib.format.MAGIC_PREFIX))
-    if magic != np.lib.format.MAGIC_PREFIX:
-        return None
-    file.seek(0)
-    try:
-        return np.load(file, allow_pickle=False)
-    # A damaged header is parsed as Python source, and fails as such.
-    except (ValueError, EOFError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, OverflowError):
-        return None
 
 
 def _first_constant(member: Bool[np.ndarray, "K M"]) -> int | None:

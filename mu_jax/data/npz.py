@@ -1,15 +1,15 @@
 """NumPy archives: the way in for data prepared elsewhere."""
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import ObjectArrayError, UnreadableError, open_archive
 from mu_jax.data.dataset import Dataset
+from mu_jax.data.files import user_path
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _RECIPE = "np.savez(FILE, x_train=..., y_train=..., x_test=..., y_test=...)"
@@ -22,7 +22,7 @@ def load(file: str | os.PathLike) -> Dataset:
     [N, 1, 1, F]; labels integers [N] or [N, 1]; `class_names` an array of strings, the numbers 0..C-1 where absent.
     Raises InputError for anything else.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     arrays = _read(path)
     for key in _KEYS:
         if key not in arrays:
@@ -46,25 +46,23 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
         raise InputError(
             f"{path} is not a file, but expected an archive made with {_RECIPE}; check the path."
         )
-    if not zipfile.is_zipfile(path):
-        raise InputError(
-            f"{path} is not a whole .npz archive, but expected one made with {_RECIPE}; save it again."
-        )
-    key = "its directory"
+    key = ""
     arrays = {}
     try:
-        # Opened here, because np.load leaves its own file open where the archive is damaged.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open_archive(path) as archive:
             for key in archive.files:
                 if key in (*_KEYS, "class_names"):
                     arrays[key] = archive[key]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        # NumPy refuses object arrays with a ValueError that advises allow_pickle=True: not advice to pass on.
-        if "allow_pickle" in str(error):
+    except ObjectArrayError:
+        raise InputError(
+            f"{path}: {key} is an object array, but expected plain numbers, because reading objects "
+            "could run code; stack the images into one uint8 array and save again."
+        ) from None
+    except (OSError, UnreadableError) as error:
+        if not key:
             raise InputError(
-                f"{path}: {key} is an object array, but expected plain numbers, because reading objects "
-                "could run code; stack the images into one uint8 array and save again."
-            ) from None
+                f"{path} is not a whole .npz archive ({error}), but expected one made with {_RECIPE}; save it again."
+            ) from error
         raise InputError(
             f"{path}: {key} cannot be read ({error}), but expected a whole archive; save or copy it again."
         ) from error

@@ -37,13 +37,14 @@ _RESIZING = ("folder", "tfds")
 
 
 def load_dataset(config: DataConfig, seed: int) -> Dataset:
-    """The dataset of `config.source`, cut to the examples asked for, with label noise where asked for.
+    """The dataset of `config.source`, cut to the classes and examples asked for, with label noise where asked for.
 
     Subsets and noise, and the test set of a `csv`, are drawn by `seed`, from one stream a purpose, so that asking
     for fewer test examples leaves the choice of training examples as it was. Raises InputError for a source that
     is unknown, has no argument or cannot be read, and when more examples are asked for than there are.
     """
-    return _with_label_noise(_subset(_load(config, seed), config, seed), config.label_noise, seed)
+    dataset = _of_classes(_load(config, seed), config.classes)
+    return _with_label_noise(_subset(dataset, config, seed), config.label_noise, seed)
 
 
 def _load(config: DataConfig, seed: int) -> Dataset:
@@ -82,6 +83,29 @@ def _load(config: DataConfig, seed: int) -> Dataset:
         **{name: functools.partial(embedded_tables.load, name) for name in embedded_tables.TABLES},
     }
     return loaders[kind]()
+
+
+def _of_classes(dataset: Dataset, classes: tuple[int, ...]) -> Dataset:
+    if not classes:
+        return dataset
+    if min(classes) < 0 or max(classes) >= dataset.num_classes:
+        raise InputError(
+            f"data.classes is {classes}, but {dataset.name} has the classes 0..{dataset.num_classes - 1}; change it "
+            "with --config.data.classes=VALUE."
+        )
+    number = np.full(dataset.num_classes, -1, np.int32)
+    number[list(classes)] = np.arange(len(classes))
+    parts = {}
+    for part in ("train", "test"):
+        images, labels = getattr(dataset, f"x_{part}"), number[getattr(dataset, f"y_{part}")]
+        if not (labels >= 0).any():
+            raise InputError(
+                f"data.classes is {classes}, but {dataset.name} has no {part} example of them; name classes that are "
+                "there."
+            )
+        parts |= {f"x_{part}": images[labels >= 0], f"y_{part}": labels[labels >= 0]}
+    names = tuple(dataset.class_names[label] for label in classes)
+    return dataclasses.replace(dataset, class_names=names, **parts)
 
 
 def _subset(dataset: Dataset, config: DataConfig, seed: int) -> Dataset:

@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from mu_jax.config import DataConfig, ForgetConfig, InputError
+from mu_jax.data.array_files import open_archive, read_array
 from mu_jax.data.dataset import Dataset
-from mu_jax.data.files import UNREADABLE, atomic_write
+from mu_jax.data.files import UNREADABLE, atomic_write, user_path
 from mu_jax.data.random_streams import host_stream
 
 
@@ -59,8 +60,7 @@ class Splits:
     def load(cls, path: str | os.PathLike) -> "Splits":
         """Reads what `save` wrote; InputError where the file is missing or damaged."""
         try:
-            # Opened here, because np.load leaves its own file open where the archive is damaged.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            with open_archive(path) as archive:
                 return cls(**{field.name: archive[field.name] for field in dataclasses.fields(cls)})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
@@ -80,9 +80,7 @@ def make_splits(dataset: Dataset, data_config: DataConfig, forget_config: Forget
     retain would be empty, and for indices or classes that do not exist.
     """
     n_train, n_test = len(dataset.y_train), len(dataset.y_test)
-    listed = (
-        read_indices(Path(forget_config.indices).expanduser(), n_train) if forget_config.indices else None
-    )
+    listed = read_indices(user_path(forget_config.indices), n_train) if forget_config.indices else None
     validation = draw_validation(n_train, data_config.validation_fraction, listed, seed)
     remaining = np.setdiff1d(np.arange(n_train), validation)
     if listed is not None:
@@ -171,18 +169,16 @@ def read_indices(path: Path, n_train: int) -> Int64[np.ndarray, "_"]:
     """The sorted positions in a `.npy` file; InputError where it holds no list of distinct training positions."""
     fix = "save it with np.save(FILE, positions), positions a list of integers"
     try:
-        with open(path, "rb") as file:
-            indices = np.load(file, allow_pickle=False)
+        indices = read_array(path)
     except UNREADABLE as error:
-        reason = "there is no such file" if not path.exists() else "it holds no plain NumPy array"
+        reason = (
+            "there is no such file"
+            if isinstance(error, FileNotFoundError)
+            else f"it holds no plain NumPy array ({error})"
+        )
         raise InputError(
             f"forget.indices is {str(path)!r}, but {reason}, and a .npy file of integers was expected; {fix}."
         ) from error
-    if not isinstance(indices, np.ndarray):
-        indices.close()
-        raise InputError(
-            f"forget.indices is {str(path)!r}, an .npz archive, but expected one .npy array; {fix}."
-        )
     if indices.ndim != 1 or indices.dtype.kind not in "iu":
         raise InputError(
             f"{path} has dtype {indices.dtype} and shape {indices.shape}, but expected a list of integers; "

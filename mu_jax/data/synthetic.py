@@ -3,6 +3,7 @@
 import numpy as np
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import memory_bytes
 from mu_jax.data.dataset import Dataset
 from mu_jax.data.random_streams import host_stream
 
@@ -46,11 +47,23 @@ def load(sizes: str, seed: int) -> Dataset:
     )
 
 
+def _is_size(field: str) -> bool:
+    # Python refuses to read numbers of thousands of digits.
+    return field.isdecimal() and len(field) <= 18 and int(field) >= 1
+
+
 def _parse(sizes: str) -> list[int]:
     fields = sizes.split(",")
-    if len(fields) != 6 or not all(field.strip().isdecimal() and int(field) >= 1 for field in fields):
+    if len(fields) != 6 or not all(_is_size(field.strip()) for field in fields):
         raise InputError(
             f"data.source is 'synthetic:{sizes}', but expected six positive whole numbers; write them as "
             f"'synthetic:{_FORM}', such as 'synthetic:8,8,1,10,1000,200'."
         )
-    return [int(field) for field in fields]
+    height, width, channels, _, train, test = numbers = [int(field) for field in fields]
+    wanted, there = height * width * channels * (train + test), memory_bytes()
+    if wanted > there:
+        raise InputError(
+            f"data.source is 'synthetic:{sizes}', which takes {wanted / 2**30:,.0f} GiB, but this machine has "
+            f"{there / 2**30:,.0f}; ask for fewer or smaller images."
+        )
+    return numbers

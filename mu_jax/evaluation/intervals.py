@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
-from scipy.optimize import brentq
 from scipy.special import ndtri
 
 from mu_jax.config import InputError
@@ -193,6 +192,8 @@ def _resampled_counts(
 
 def _auc_score_interval(area: float, members: int, nonmembers: int, level: float) -> Interval:
     """All A with |A − area| ≤ z·√V(A), V being Hanley and McNeil's variance as Newcombe symmetrised it."""
+    from scipy.optimize import brentq  # most of a second to import, and only intervals of an AUC need it
+
     z, pairs, mean = _critical(level), members * nonmembers, (members + nonmembers) / 2
 
     def excess(a: float, area: float) -> float:

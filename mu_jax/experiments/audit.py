@@ -221,10 +221,10 @@ def _dataset_of(path: pathlib.Path, pool: Pool) -> Dataset | None:
             for key, value in saved["config"]["data"].items()
         }
         dataset = load_dataset(DataConfig(**data), saved["config"]["seed"])
+        return dataset if dataset.fingerprint() == pool.produced_by["data"]["fingerprint"] else None
     # Images only illustrate: the data may have been moved since, or the folder be of another version.
-    except (InputError, KeyError, TypeError, OSError):
+    except (InputError, LookupError, TypeError, AttributeError, OSError, MemoryError):
         return None
-    return dataset if dataset.fingerprint() == pool.produced_by["data"]["fingerprint"] else None
 
 
 def _fingerprint(path: pathlib.Path) -> str:

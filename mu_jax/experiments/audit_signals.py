@@ -3,9 +3,6 @@
 import dataclasses
 import difflib
 import pathlib
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +13,7 @@ from scipy.special import expit
 from mu_jax.attacks.signals import logit_margin
 from mu_jax.attacks.taylor_softmax import taylor_softmax
 from mu_jax.config import InputError
+from mu_jax.data.array_files import UnreadableError, open_archive
 
 _ARRAYS = (
     "target_logits",
@@ -108,10 +106,7 @@ def read_audit_signals(path: pathlib.Path, probability: str = "softmax") -> Audi
 def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     fix = "save it with np.savez(FILE, target_phi=..., shadow_phi=..., member_target=..., member_shadow=...)"
     try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path} is one array, but expected an .npz archive of several; {fix}.")
+        with open_archive(path) as archive:
             unknown = [name for name in archive.files if name not in _ARRAYS]
             if unknown:
                 close = difflib.get_close_matches(unknown[0], _ARRAYS, n=1)
@@ -120,13 +115,7 @@ def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise InputError(f"--signals is {str(path)!r}, but there is no such file; check the path.") from None
-    except InputError:
-        raise
-    except (
-        *(OSError, ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, zlib.error),
-        # A damaged header is parsed as Python source, and fails as such.
-        *(TypeError, SyntaxError, tokenize.TokenError),
-    ) as error:
+    except UnreadableError as error:
         raise InputError(f"{path} cannot be read as plain arrays ({error}); {fix}.") from None
 
 
@@ -147,12 +136,15 @@ def _one_of(arrays: dict[str, np.ndarray], path: pathlib.Path, logits: str, phi:
         raise InputError(
             f"{name} has {array.shape[2]} class, but expected at least 2; save logits of all classes."
         )
-    odd = int(np.count_nonzero(~np.isfinite(array)))
+    # A float64 may be beyond float32, to which logits are turned.
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32, copy=False))
+    odd = int(np.count_nonzero(~finite))
     if odd:
-        model = int(np.argmin(np.isfinite(array).all(axis=tuple(range(1, array.ndim)))))
+        model = int(np.argmin(finite.all(axis=tuple(range(1, array.ndim)))))
         raise InputError(
-            f"{name} has {odd:,} values that are not finite, the first in model {model}, but expected numbers; leave "
-            "out the models that diverged."
+            f"{name} has {odd:,} values that are not finite, the first in model {model}, but expected numbers in "
+            "float32's range; leave out the models that diverged."
         )
     return name
 

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import open_archive
 from mu_jax.data.files import UNREADABLE, atomic_write
 
 
@@ -38,7 +39,7 @@ def load_answer(path: pathlib.Path, names: tuple[str, ...]) -> GroupAnswer | Non
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_archive(path) as archive:
             values = {field.name: archive[field.name] for field in dataclasses.fields(GroupAnswer)}
     except UNREADABLE as error:
         raise InputError(

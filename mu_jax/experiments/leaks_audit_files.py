@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from mu_jax.attacks.leaks import checked_posteriors
 from mu_jax.config import InputError
-from mu_jax.data.files import UNREADABLE
+from mu_jax.data.array_files import UnreadableError, open_archive
 
 SIDES = ("shadow", "target")
 _OF_BEFORE = ("shadow_deleted", "target_deleted", "shadow_model", "target_model")
@@ -73,17 +73,12 @@ def _read(path: pathlib.Path, name: str) -> dict[str, np.ndarray]:
     fix = f"save it with {_SAVE[name]}"
     known = (*SIDES, *_OF_BEFORE)
     try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path} is one array, but expected an .npz archive of several; {fix}.")
+        with open_archive(path) as archive:
             found = {key: archive[key] for key in archive.files if key in known}
             names = archive.files
     except FileNotFoundError:
         raise InputError(f"--{name} is {str(path)!r}, but there is no such file; check the path.") from None
-    except InputError:
-        raise
-    except UNREADABLE as error:
+    except UnreadableError as error:
         raise InputError(f"{path} cannot be read as plain arrays ({error}); {fix}.") from None
     for key in names:
         if key not in known:

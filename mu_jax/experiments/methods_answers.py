@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import open_archive
 from mu_jax.data.files import UNREADABLE, atomic_write
 
 
@@ -41,7 +42,7 @@ def load_answer(path: pathlib.Path) -> Answer | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_archive(path) as archive:
             values: dict[str, Any] = {field.name: archive[field.name] for field in dataclasses.fields(Answer)}
     except UNREADABLE as error:
         raise InputError(

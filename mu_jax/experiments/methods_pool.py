@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from mu_jax.attacks.signals import confidence
 from mu_jax.attacks.taylor_softmax import taylor_softmax
 from mu_jax.config import InputError, UnlearningMethods
+from mu_jax.data.files import user_path
 from mu_jax.experiments import shadow_sweep
 from mu_jax.experiments.methods_setting import MethodsSetting
 from mu_jax.experiments.signal_pool import Pool, read_pool
@@ -38,7 +39,7 @@ def given_pool(setting: MethodsSetting) -> Pool | None:
     folder = setting.config.pool.folder
     if not folder:
         return None
-    pool = read_pool(pathlib.Path(folder).expanduser())
+    pool = read_pool(user_path(folder))
     _check(pool, setting)
     return pool
 

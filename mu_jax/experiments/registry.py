@@ -1,8 +1,9 @@
 """From a config to its experiment, and what the terminal shows at the end."""
 
+import contextlib
 import importlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -12,36 +13,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from mu_jax.config import InputError
-from mu_jax.evaluation.report import comparison_table
-from mu_jax.evaluation.report.attack_tables import attack_table
-from mu_jax.evaluation.report.tables import Table as Content
 from mu_jax.experiments import devices
-from mu_jax.experiments.attack_summary import attacks_title, audit_summary
-from mu_jax.experiments.class_table import class_summary
-from mu_jax.experiments.leaks_audit_table import leaks_audit_summary
-from mu_jax.experiments.leaks_table import leaks_summary
-from mu_jax.experiments.methods_table import methods_summary
-from mu_jax.experiments.search_table import search_summary
-from mu_jax.experiments.sisa_table import sisa_delete_summary, sisa_summary
-from mu_jax.experiments.smooth_table import smooth_summary
-from mu_jax.experiments.spectra_table import spectra_summary
-from mu_jax.experiments.sweep_table import Summary, sweep_summary
-from mu_jax.experiments.unlearn_saved_results import saved_summary
+from mu_jax.experiments.run_folder import reading_results
 
-# What each experiment shows; those that are not here compare models.
+# What each experiment shows, MODULE.FUNCTION of this folder; those that are not here compare models. By name: with all
+# of them come the figures of every report and what draws them, seconds that a first step would wait for.
 _SUMMARIES = {
-    "shadow_sweep": sweep_summary,
-    "audit": audit_summary,
-    "leaks_audit": leaks_audit_summary,
-    "unlearning_leaks": leaks_summary,
-    "sisa_posterior": sisa_summary,
-    "sisa_delete": sisa_delete_summary,
-    "unlearning_methods": methods_summary,
-    "unlearning_search": search_summary,
-    "unlearn_saved": saved_summary,
-    "smooth_amun": smooth_summary,
-    "spectra": spectra_summary,
-    "class_unlearning": class_summary,
+    "shadow_sweep": "sweep_table.sweep_summary",
+    "audit": "attack_summary.audit_summary",
+    "leaks_audit": "leaks_audit_table.leaks_audit_summary",
+    "unlearning_leaks": "leaks_table.leaks_summary",
+    "sisa_posterior": "sisa_table.sisa_summary",
+    "sisa_delete": "sisa_table.sisa_delete_summary",
+    "unlearning_methods": "methods_table.methods_summary",
+    "unlearning_search": "search_table.search_summary",
+    "unlearn_saved": "unlearn_saved_results.saved_summary",
+    "smooth_amun": "smooth_table.smooth_summary",
+    "spectra": "spectra_table.spectra_summary",
+    "class_unlearning": "class_table.class_summary",
+    "import_checkpoint": "import_table.import_summary",
 }
 
 
@@ -84,12 +74,23 @@ def print_results(
         console.width = 120
     if done_before:
         console.print(f"This run is done already; its results stand in {workdir}.", **plain)
-    summary = _SUMMARIES.get(results.get("experiment", ""), _comparison_summary)
+    # What an earlier call wrote may have been damaged since.
+    with reading_results(workdir) if done_before else contextlib.nullcontext():
+        _print_results(results, workdir, console, plain)
+
+
+def _print_results(
+    results: Mapping[str, Any], workdir: pathlib.Path, console: Console, plain: Mapping[str, Any]
+) -> None:
+    summary = _summary_of(results.get("experiment", ""))
     title, table, lines = summary(results, workdir)
     if table is not None:
         _print_table(console, title, table)
     attacks = results.get("tables", {}).get("attacks")
     if attacks:
+        from mu_jax.evaluation.report.attack_tables import attack_table
+        from mu_jax.experiments.attack_summary import attacks_title
+
         _print_table(console, attacks_title(attacks), attack_table(attacks, compact=True))
     # Where an experiment lies inside another one's folder, it says so.
     where = pathlib.Path(results.get("folder", workdir))
@@ -97,7 +98,17 @@ def print_results(
         console.print(line, **plain)
 
 
-def _print_table(console: Console, title: str, content: Content) -> None:
+def _summary_of(experiment: str) -> Callable[[Mapping[str, Any], pathlib.Path], tuple[str, Any, list[str]]]:
+    """(results, run folder) -> (title, table or None, lines below it)."""
+    if experiment not in _SUMMARIES:
+        return _comparison_summary
+    module, _, function = _SUMMARIES[experiment].partition(".")
+    return getattr(importlib.import_module(f"mu_jax.experiments.{module}"), function)
+
+
+def _print_table(
+    console: Console, title: str, content: tuple[Sequence[str], Sequence[Sequence[str]]]
+) -> None:
     header, rows = content
     narrow = console.width < 120
     table = Table(
@@ -122,6 +133,8 @@ def _print_table(console: Console, title: str, content: Content) -> None:
     console.print(table)
 
 
-def _comparison_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> Summary:
+def _comparison_summary(results: Mapping[str, Any], workdir: pathlib.Path) -> tuple[str, Any, list[str]]:
+    from mu_jax.evaluation.report.tables import comparison_table
+
     title = f"{results['data']['name']}: {results['data']['forget']} examples forgotten"
     return title, comparison_table(results, compact=True), []

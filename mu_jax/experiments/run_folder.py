@@ -17,6 +17,7 @@ import jax
 from mu_jax.config import InputError, first_difference
 from mu_jax.data.files import write_json
 from mu_jax.experiments import devices
+from mu_jax.experiments.named_code import code_inputs
 from mu_jax.training.checkpoints import Checkpoints
 
 _LEFTOVERS = (
@@ -82,7 +83,36 @@ def finished_results(
         raise InputError(
             f"{workdir} holds a run of another config: {difference}; choose another --workdir, or set it back."
         )
-    return read_json(workdir / "results.json")
+    return read_results(workdir)
+
+
+def read_results(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """What results.json of a run holds, or None where there is none: the run is not finished."""
+    results = read_json(workdir / "results.json")
+    if results is None:
+        return None
+    with reading_results(workdir):
+        if not isinstance(results, dict) or not isinstance(results.get("experiment", ""), str):
+            raise TypeError("it is of no experiment")
+        for key in {"data", "model", "models", "tables", "checkpoint"} & results.keys():
+            if not isinstance(results[key], dict):
+                raise TypeError(f"{key} is {results[key]!r}")
+    return results
+
+
+@contextlib.contextmanager
+def reading_results(workdir: pathlib.Path) -> Iterator[None]:
+    """Where what the block reads is not in results.json, or of another type, that is an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{workdir / 'results.json'} is damaged ({reason}); remove it, and the command that made the run writes it "
+            "again."
+        ) from error
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -91,7 +121,7 @@ def read_json(path: pathlib.Path) -> Any:
         return None
     try:
         return json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error}); choose another --workdir.") from None
 
 
@@ -99,7 +129,8 @@ def read_config(workdir: pathlib.Path) -> dict[str, Any] | None:
     """What config.json of a run holds, or None where there is none."""
     saved = read_json(workdir / "config.json")
     if saved is not None and not (
-        isinstance(saved, dict) and {"config", "inputs", "versions"} <= saved.keys()
+        isinstance(saved, dict)
+        and all(isinstance(saved.get(key), dict) for key in ("config", "inputs", "versions"))
     ):
         raise InputError(f"{workdir / 'config.json'} is not of a run of mu_jax; choose another --workdir.")
     return saved
@@ -128,7 +159,7 @@ class RunFolder:
         the new one takes the old one's place, and the results that stood there are removed.
         """
         self.path = pathlib.Path(workdir).absolute()
-        self._config, self._inputs = dict(config), dict(inputs)
+        self._config, self._inputs = dict(config), {**inputs, **code_inputs(config)}
         self._overrides, self._comparable = dict(overrides), comparable
         self._process, self._processes = process, processes
         # Less what the clocks of two hosts may differ by.
@@ -288,7 +319,13 @@ class RunFolder:
 
     def keep_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
         """Drop this process's lines that are not to be kept; those that are."""
-        kept = [line for line in _lines(self._metrics_file) if keep(line)]
+        try:
+            kept = [line for line in _lines(self._metrics_file) if keep(line)]
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{self._metrics_file} is damaged ({type(error).__name__}: {error}); remove its bad line, or choose "
+                "another --workdir."
+            ) from None
         partial = self._metrics_file.with_name(f".{self._metrics_file.name}.partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, self._metrics_file)
@@ -310,8 +347,12 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-    except ValueError as error:
+        lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+        for number, line in enumerate(lines, 1):
+            if not isinstance(line, dict):
+                raise ValueError(f"line {number} is {line!r}")
+        return lines
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(
             f"{path} is damaged ({error}); remove its bad line, or choose another --workdir."
         ) from None

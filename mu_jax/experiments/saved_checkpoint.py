@@ -9,23 +9,33 @@ import numpy as np
 
 from mu_jax.config import (
     ClassUnlearning,
+    ImportCheckpoint,
     InputError,
     MethodsConfig,
     OptimizationConfig,
+    TransferUnlearning,
     UnlearningComparison,
     UnlearningMethods,
     UnlearnSaved,
     from_config_dict,
 )
+from mu_jax.data.files import user_path
 from mu_jax.data.splits import Splits
-from mu_jax.experiments.run_folder import read_config, read_json
-from mu_jax.experiments.saved_models import name_in_run
+from mu_jax.experiments.run_folder import read_config, read_results
+from mu_jax.experiments.saved_models import name_in_run, with_code
 from mu_jax.models.pytorch_import import FROM_STATE_DICT
 from mu_jax.unlearning.methods import METHODS
 
-_KINDS = (UnlearningComparison, UnlearningMethods, UnlearnSaved, ClassUnlearning)
+_KINDS = (
+    UnlearningComparison,
+    UnlearningMethods,
+    UnlearnSaved,
+    ClassUnlearning,
+    TransferUnlearning,
+    ImportCheckpoint,
+)
 # What of a run's settings may be otherwise now: where the same images lie, and how the same network is computed.
-_FREE = {"data": ("source",), "model": ("compute_dtype", "convolution")}
+_FREE = {"data": ("source",), "model": ("compute_dtype", "convolution", "module")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +68,8 @@ class SavedRun:
         That is the first model's training, and of each method by which it was made since, but of no other method that
         its runs have settings for.
         """
+        if isinstance(self.config, ImportCheckpoint):
+            return None
         seen = _own_optimization(self.config, self.kind)
         if isinstance(self.config, UnlearnSaved):
             # An older run does not say what came before it.
@@ -103,12 +115,12 @@ def read_checkpoint(
             "checkpoint is empty, but expected the folder of a finished run or a file of weights; give it with "
             "--config.checkpoint=DIR."
         )
-    path = pathlib.Path(config.checkpoint).expanduser()
+    path = user_path(config.checkpoint)
     if path.is_file():
         _check_file(config, path)
         return config, None
-    run = _read_run(path, config.checkpoint_model)
-    settled = {group: _settled(config, run, group, overrides) for group in _FREE}
+    run = read_run(path, config.checkpoint_model, config.model.module)
+    settled = {group: settled_by_run(config, run, group, overrides) for group in _FREE}
     methods = config.methods
     if run.augmentation is not None:
         methods = _with_known_augmentation(methods, run.augmentation, overrides)
@@ -127,13 +139,14 @@ def _check_file(config: UnlearnSaved, path: pathlib.Path) -> None:
         )
 
 
-def _read_run(path: pathlib.Path, name: str) -> SavedRun:
+def read_run(path: pathlib.Path, name: str, module: str) -> SavedRun:
+    """The finished run in a folder of which the model `name` is wanted; `module` is the code of an own network."""
     if not path.is_dir():
         raise InputError(
             f"checkpoint is {str(path)!r}, but there is no such folder or file; give the folder of a finished run."
         )
     try:
-        saved, results = read_config(path), read_json(path / "results.json")
+        saved, results = read_config(path), read_results(path)
         config = None if saved is None else from_config_dict(saved["config"])
     except InputError as error:
         raise InputError(str(error).replace("--workdir", "--config.checkpoint")) from None
@@ -149,12 +162,13 @@ def _read_run(path: pathlib.Path, name: str) -> SavedRun:
         )
     if results is None:
         raise InputError(f"{path} holds a run that is not finished; run its own command to the end first.")
+    config = with_code(config, saved, module, path)
     name = name_in_run(config, results, name)
     return SavedRun(path, name, config, results, saved["inputs"].get("fingerprint of the data", ""))
 
 
-def _settled(config: UnlearnSaved, run: SavedRun, group: str, overrides: Mapping[str, Any]) -> Any:
-    """The run's settings of a group, but for what is given and free."""
+def settled_by_run(config: Any, run: SavedRun, group: str, overrides: Mapping[str, Any]) -> Any:
+    """The run's settings of a group (`data` or `model`), but for what is given and free."""
     given, theirs = getattr(config, group), getattr(run.config, group)
     values = {}
     for field in dataclasses.fields(given):

@@ -21,7 +21,8 @@ from mu_jax.config import (
     from_config_dict,
 )
 from mu_jax.experiments.carried import finished_checkpoints
-from mu_jax.experiments.run_folder import read_config, read_json
+from mu_jax.experiments.named_code import with_named_code
+from mu_jax.experiments.run_folder import read_config, read_results, reading_results
 from mu_jax.models import Model, build_model
 from mu_jax.ops import signal_lowering
 from mu_jax.training.checkpoints import Checkpoints
@@ -49,47 +50,51 @@ class SavedModel:
         return query(self.variables, jax.numpy.asarray(images))
 
 
-def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
+def load_model(workdir: str | pathlib.Path, name: str, *, module: str = "") -> SavedModel:
     """A model of a finished run, by its name there: `original`, a method, `retrain` or `retrain_again` of a comparison;
     of repeated ones `METHOD@BASE.FORGET_SET.RUN` (`amun@0.2.1`), or METHOD alone for the first; `shadow_00000` and so
     on of a sweep with `sweep.keep_models`; `original@none_c1_0` and so on of a study of smooth models; `original_0` and
     so on of class unlearning, which keeps no others, and where `original` is the first that did not diverge.
 
-    The data are not read. InputError where the run is not finished, or has no such model.
+    The data are not read. A network of the user's own code needs `module`, `FILE.py:NAME`, since what a folder names is
+    not run; it must be the code that the model was made with. InputError where the run is not finished, or has no such
+    model.
     """
     workdir = pathlib.Path(workdir)
-    saved, results = read_config(workdir), read_json(workdir / "results.json")
+    saved, results = read_config(workdir), read_results(workdir)
     if saved is None or results is None:
         raise InputError(f"{workdir} holds no finished run; run the experiment there to its end first.")
     config = from_config_dict(saved["config"])
-    name = name_in_run(config, results, name)
-    kind = name.partition("@")[0]
-    names = list(results["models"])
-    if isinstance(config, ClassUnlearning):
-        names = kept_originals(results)
-    if isinstance(config, SmoothAmun):
-        # One of its kind: `original@none_c1_0`, of ResNets with another norm than the config's.
-        names = [f"{row['role']}@{row['kind']}_{row['number']}" for row in results["tables"]["runs"]]
-        kind, norm = name, name.partition("@")[2].partition("_")[0]
-        if name in names:
-            config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
-    if kind not in names:
-        listed = ", ".join(names or ["none"]) if len(names) < 10 else f"{names[0]} to {names[-1]}"
-        raise InputError(f"{workdir} has no model {name!r}, but {listed}; name one of these.")
-    if isinstance(config, UnlearnSaved) and kind == "original":
-        where, whose = results["checkpoint"]["path"], results["checkpoint"]["model"]
-        source = f"{whose!r} of {where}" if whose else where
-        raise InputError(
-            f"{workdir} keeps no copy of the model that it deleted from, which is {source}; take {config.method!r} "
-            "from here, or that one from there."
+    config = with_code(config, saved, module, workdir)
+    with reading_results(workdir):
+        name = name_in_run(config, results, name)
+        kind = name.partition("@")[0]
+        names = list(results["models"])
+        if isinstance(config, ClassUnlearning):
+            names = kept_originals(results)
+        if isinstance(config, SmoothAmun):
+            # One of its kind: `original@none_c1_0`, of ResNets with another norm than the config's.
+            names = [f"{row['role']}@{row['kind']}_{row['number']}" for row in results["tables"]["runs"]]
+            kind, norm = name, name.partition("@")[2].partition("_")[0]
+            if name in names:
+                config = dataclasses.replace(config, model=dataclasses.replace(config.model, norm=norm))
+        if kind not in names:
+            listed = ", ".join(names or ["none"]) if len(names) < 10 else f"{names[0]} to {names[-1]}"
+            raise InputError(f"{workdir} has no model {name!r}, but {listed}; name one of these.")
+        if isinstance(config, UnlearnSaved) and kind == "original":
+            where, whose = results["checkpoint"]["path"], results["checkpoint"]["model"]
+            source = f"{whose!r} of {where}" if whose else where
+            raise InputError(
+                f"{workdir} keeps no copy of the model that it deleted from, which is {source}; take {config.method!r} "
+                "from here, or that one from there."
+            )
+        model = build_model(
+            config.model,
+            num_classes=results["data"]["classes"],
+            image_shape=tuple(results["data"]["image_shape"]),
+            convolution=signal_lowering(results["model"]["convolution"]),
+            compute_dtype="float32",
         )
-    model = build_model(
-        config.model,
-        num_classes=results["data"]["classes"],
-        image_shape=tuple(results["data"]["image_shape"]),
-        convolution=signal_lowering(results["model"]["convolution"]),
-        compute_dtype="float32",
-    )
     checkpoints = finished_checkpoints(workdir, name)
     is_finished = checkpoints.latest_step() is not None
     if not is_finished:
@@ -107,6 +112,13 @@ def load_model(workdir: str | pathlib.Path, name: str) -> SavedModel:
     optimizer = Recipe.of(model, config.data, _optimization(config, kind)).make_optimizer()
     state = jax.eval_shape(lambda key: initial_state(model, optimizer, key), jax.random.key(0))
     return SavedModel(model, variables_of(checkpoints.restore(step, state)), config.data)
+
+
+def with_code(config: Any, saved: Mapping[str, Any], module: str, where: pathlib.Path) -> Any:
+    """A run's config with the code of its network where the caller has it; InputError as `with_named_code`."""
+    if not hasattr(config, "model"):
+        return config
+    return dataclasses.replace(config, model=with_named_code(config.model, saved, module, where))
 
 
 def kept_originals(results: Mapping[str, Any]) -> list[str]:

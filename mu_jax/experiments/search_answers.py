@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float32, Float64, Int, Int64
 
 from mu_jax.attacks.loss import loss_scores
 from mu_jax.config import InputError
+from mu_jax.data.array_files import open_archive
 from mu_jax.data.files import UNREADABLE, atomic_write
 
 
@@ -44,7 +45,7 @@ def save_answer(path: pathlib.Path, answer: GroupAnswer) -> None:
 def load_answer(path: pathlib.Path) -> GroupAnswer:
     """What was saved; InputError where it cannot be read."""
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with open_archive(path) as archive:
             values = {field.name: archive[field.name] for field in dataclasses.fields(GroupAnswer)}
     except UNREADABLE as error:
         raise InputError(

@@ -16,16 +16,13 @@ import numpy as np
 
 from mu_jax.config import InputError, ShadowSweep, to_dict
 from mu_jax.data.files import write_json
-from mu_jax.evaluation.report import write_sweep_report
 from mu_jax.experiments.devices import one_cpu_device_a_core
 from mu_jax.experiments.run_folder import RunFolder, finished_results, read_config, versions
 from mu_jax.experiments.signal_check import SignalCheck
 from mu_jax.experiments.signal_parts import SignalParts
 from mu_jax.experiments.signal_pool import member_sha256, read_description, read_pool, refuse_another_recipe
-from mu_jax.experiments.sweep_attacks import attack_pool
 from mu_jax.experiments.sweep_plan import SweepPlan
 from mu_jax.experiments.sweep_progress import SweepProgress
-from mu_jax.experiments.sweep_results import report_data, results_of
 from mu_jax.experiments.sweep_setting import SweepSetting, model_name, prepare_sweep
 from mu_jax.training.checkpoints import Checkpoints
 from mu_jax.training.group_log import GroupReport
@@ -147,6 +144,11 @@ class _Sweep:
                     "versions": versions(),
                 },
             )
+        # Here, because the first step need not wait for the seconds that what attacks and draws takes to import.
+        from mu_jax.evaluation.report import write_sweep_report
+        from mu_jax.experiments.sweep_attacks import attack_pool
+        from mu_jax.experiments.sweep_results import report_data, results_of
+
         pool = read_pool(self.parts.signals, self.setting.produced_by())
         results = results_of(self.setting, pool, plan.placement, self.processes, compile_seconds)
         attacks = attack_pool(self.setting, pool, results, self.folder.path / "scores.npz", self.shown.say)

@@ -8,25 +8,18 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from mu_jax.config import InputError
-from mu_jax.data.files import atomic_write
-from mu_jax.experiments.signal_pool import read_npy_header
+from mu_jax.data.array_files import read_npy_header
+from mu_jax.data.files import UNREADABLE, atomic_write
 
 DIVERGED = "diverged_step"
 """The fact that every model has: the step in which its training diverged, −1 where it did not."""
 _FACT = "fact_"
-# What NumPy and zipfile raise for a file that is not theirs, or no longer.
-_UNREADABLE = (
-    OSError, ValueError, EOFError, LookupError, RuntimeError, OverflowError, MemoryError, zipfile.BadZipFile,
-    zlib.error, tokenize.TokenError,
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,7 +135,7 @@ def _flaw(
 def _reading(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
-    except _UNREADABLE as error:
+    except (*UNREADABLE, IndexError) as error:
         raise InputError(
             f"{path} cannot be read ({error}); delete it and start again to repeat its group."
         ) from None

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from mu_jax.config import InputError, first_difference
+from mu_jax.data.array_files import read_npy_header
 
 _FIELDS: Mapping[str, type] = {
     "hash": str,
@@ -165,7 +165,7 @@ def read_description(signals: pathlib.Path) -> dict[str, Any] | None:
         ) from None
     except InputError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         flaw = f"{type(error).__name__}: {error}"
     if flaw:
         raise InputError(
@@ -219,18 +219,6 @@ def open_rows(signals: pathlib.Path, saved: Mapping[str, Any], name: str) -> np.
     if size != promised:
         raise InputError(f"{path} has {size} bytes, but expected {promised} for {kind}{list(found)}; {fix}")
     return np.load(path, mmap_mode="r", allow_pickle=False)[: shape[0]]
-
-
-def read_npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and dtype of the array that an open `.npy` file begins with; ValueError for another file."""
-    try:
-        if np.lib.format.read_magic(file) == (1, 0):
-            return np.lib.format.read_array_header_1_0(file)
-        return np.lib.format.read_array_header_2_0(file)
-    except (OSError, zipfile.BadZipFile):
-        raise
-    except Exception as error:  # a header is parsed as Python, whose tokenizer has errors of its own
-        raise ValueError(f"its header cannot be read: {error}") from None
 
 
 def member_sha256(member: Bool[np.ndarray, "K N"]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import open_archive
 from mu_jax.data.files import UNREADABLE, atomic_write
 from mu_jax.experiments.sisa_setting import SisaSetting
 from mu_jax.unlearning.sisa.aggregation import majority_vote, mean_logits, mean_posterior
@@ -39,7 +40,7 @@ class Answers:
         if not path.exists():
             return None
         try:
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
+            with open_archive(path) as found:
                 return cls({name: found[name] for name in AGGREGATIONS}, found["right"], found["votes"])
         except UNREADABLE as error:
             raise InputError(f"{path} cannot be read ({error}); choose another --workdir.") from None

@@ -6,6 +6,7 @@ from that experiment's ensemble, and removes what the experiment had measured on
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import pathlib
 import shutil
@@ -16,12 +17,13 @@ import jax
 import numpy as np
 
 from mu_jax.config import InputError, SisaDelete, first_difference, from_config_dict, to_dict
-from mu_jax.data.files import write_json
+from mu_jax.data.files import user_path, write_json
 from mu_jax.data.splits import draw_validation, read_indices
 from mu_jax.evaluation.report.sisa_delete_page import write_sisa_delete_report
 from mu_jax.experiments.comparison_results import environment
 from mu_jax.experiments.devices import one_cpu_device_a_core
 from mu_jax.experiments.facts import data_facts, model_facts, parameter_count
+from mu_jax.experiments.named_code import with_named_code
 from mu_jax.experiments.progress import LiveProgress, TrainingProgress
 from mu_jax.experiments.run_folder import RunFolder, read_config
 from mu_jax.experiments.sisa_images import check_images, note_images
@@ -50,7 +52,9 @@ def run(
     overrides = overrides or {}
     _check_request(config, overrides)
     if saved is not None:
+        module = config.model.module
         config = _of_folder(config, saved["config"], overrides, where)
+        config = dataclasses.replace(config, model=with_named_code(config.model, saved, module, where))
     one_cpu_device_a_core()
     setting = prepare_sisa(config, saved and saved["inputs"].get("convolution"))
     rows = _trained_rows(setting)
@@ -189,7 +193,7 @@ def _wanted(setting: SisaSetting, rows: np.ndarray) -> np.ndarray:
     """Training positions that this call is to delete; none where it names none."""
     forget, labels = setting.config.forget, setting.dataset.y_train
     if forget.indices:
-        wanted = read_indices(pathlib.Path(forget.indices).expanduser(), len(labels))
+        wanted = read_indices(user_path(forget.indices), len(labels))
         strangers = np.setdiff1d(wanted, rows)
         if strangers.size:
             raise InputError(

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import read_array
 from mu_jax.data.files import UNREADABLE, atomic_write
 
 _NAME = "images.sha256.npy"
@@ -33,10 +34,13 @@ def check_images(
         note_images(folder, digests, kept)
         return
     try:
-        with open(path, "rb") as file:
-            known = np.load(file, allow_pickle=False)
+        known = read_array(path)
+        if known.dtype != np.uint8 or known.shape != digests.shape:
+            raise ValueError(
+                f"it holds {known.dtype}{list(known.shape)}, but expected uint8{list(digests.shape)}"
+            )
         same = (known[kept] == digests[kept]).all(axis=1)
-    except (*UNREADABLE, IndexError, AttributeError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read ({error}); restore it: it says what the ensemble was fitted on."
         ) from None

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from mu_jax.config import InputError, SisaDelete, SisaPosterior, to_dict
+from mu_jax.config import InputError, SisaDelete, SisaPosterior
+from mu_jax.data.array_files import read_array
 from mu_jax.data.dataset import Dataset
-from mu_jax.data.files import UNREADABLE, write_json
+from mu_jax.data.files import UNREADABLE, user_path, write_json
 from mu_jax.experiments.run_folder import read_json, versions
 from mu_jax.experiments.setting import build_models, read_data
 from mu_jax.models import Model
+from mu_jax.models.own_code import model_identity
 from mu_jax.ops import choose_lowering
 from mu_jax.ops.choice import choose_mapping
 from mu_jax.training.chunk import Examples, label_targets
@@ -60,7 +62,7 @@ class SisaSetting:
         slices = slices or sisa.slices
         if sisa.sharding == "uniform" or shards:
             return uniform_sharding(rows, shards or sisa.shards, slices, seed)
-        likely = _read_probabilities(pathlib.Path(sisa.probabilities).expanduser(), len(self.dataset.y_train))
+        likely = _read_probabilities(user_path(sisa.probabilities), len(self.dataset.y_train))
         return distribution_aware_sharding(rows, likely[rows], sisa.capacity, slices, seed)
 
     def first_placement(self, shards: int) -> Placement:
@@ -103,7 +105,7 @@ class SisaSetting:
     def models(self, folder: pathlib.Path, trainer: ParallelTrainer, seed: int | None = None) -> ShardModels:
         """An ensemble's models, to be trained in `folder` on any sharding of the training rows."""
         config = self.config
-        settings = to_dict(config.model) | {
+        settings = model_identity(config.model) | {
             "convolution": self.lowering,
             "classes": self.dataset.num_classes,
             "image_shape": list(self.dataset.image_shape),
@@ -180,6 +182,8 @@ def _placement(saved: Any, path: pathlib.Path) -> Placement:
         ) from None
     try:
         return Placement(**fields)
+    except TypeError as error:
+        raise InputError(f"{path} is damaged ({error}); restore it, or fit in another --workdir.") from None
     except InputError as error:
         raise InputError(
             f"{path} has groups over {fields['devices']} devices, and that cannot change: {error}"
@@ -189,13 +193,13 @@ def _placement(saved: Any, path: pathlib.Path) -> Placement:
 def _read_probabilities(path: pathlib.Path, examples: int) -> np.ndarray:
     fix = "save it with np.save(FILE, probabilities), one for each training example"
     try:
-        with open(path, "rb") as file:
-            found = np.load(file, allow_pickle=False)
-        if not isinstance(found, np.ndarray):
-            found.close()
-            raise ValueError("it is an .npz archive")
+        found = read_array(path)
     except UNREADABLE as error:
-        reason = "there is no such file" if not path.exists() else f"it cannot be read ({error})"
+        reason = (
+            "there is no such file"
+            if isinstance(error, FileNotFoundError)
+            else f"it cannot be read ({error})"
+        )
         raise InputError(f"sisa.probabilities is {str(path)!r}, but {reason}; {fix}.") from None
     if found.shape != (examples,) or found.dtype.kind != "f":
         raise InputError(

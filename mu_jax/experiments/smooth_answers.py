@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import open_archive
 from mu_jax.data.files import UNREADABLE, atomic_write
 
 
@@ -49,7 +50,7 @@ def load_answer(path: pathlib.Path) -> SmoothAnswer | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_archive(path) as archive:
             values = {field.name: archive[field.name] for field in dataclasses.fields(SmoothAnswer)}
     except UNREADABLE as error:
         raise InputError(

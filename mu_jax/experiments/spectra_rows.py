@@ -14,7 +14,14 @@ from mu_jax.config import Spectra
 from mu_jax.experiments.spectra_source import MeasuredModel
 from mu_jax.models.affine import AffineLayer
 from mu_jax.smoothness.fourier import circular_norm, fourier_bound
-from mu_jax.smoothness.layers import input_shape, kernel_fn, kernel_of, norm_scale, with_kernel
+from mu_jax.smoothness.layers import (
+    input_shape,
+    kernel_fn,
+    kernel_of,
+    norm_scale,
+    refuse_unknown,
+    with_kernel,
+)
 from mu_jax.smoothness.model import measure_layers
 from mu_jax.smoothness.reshaped import (
     composed_bound,
@@ -37,6 +44,7 @@ class SpectraRows:
     def __iter__(self) -> Iterator[tuple[Row, list[Row]]]:
         """Of each layer, (what was measured, a row a method: `claimed`, its `ratio` to the norm, `seconds`)."""
         for layer in self.measured.model.layers():
+            refuse_unknown(layer)
             row = self._measured(layer)
             yield row, list(self._claims(layer, row["norm"]))
 

@@ -8,24 +8,35 @@ import jax
 import numpy as np
 
 from mu_jax.config import (
+    ImportCheckpoint,
     InputError,
     ModelConfig,
     ShadowSweep,
     SmoothAmun,
     Spectra,
+    TransferUnlearning,
     UnlearningComparison,
     UnlearningMethods,
     UnlearnSaved,
     from_config_dict,
 )
-from mu_jax.experiments.run_folder import read_config, read_json
+from mu_jax.data.files import user_path
+from mu_jax.experiments.run_folder import read_config, read_results
 from mu_jax.experiments.saved_models import load_model
 from mu_jax.models import Model, build_model
 from mu_jax.models.pytorch_import import load_state_dict, resnet18_from_state_dict
 from mu_jax.ops import choose_lowering, signal_lowering
 
 # Whose models `load_model` can load.
-_KINDS = (UnlearningComparison, UnlearningMethods, UnlearnSaved, ShadowSweep, SmoothAmun)
+_KINDS = (
+    UnlearningComparison,
+    UnlearningMethods,
+    UnlearnSaved,
+    ShadowSweep,
+    SmoothAmun,
+    TransferUnlearning,
+    ImportCheckpoint,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +65,7 @@ def read_measured(config: Spectra) -> MeasuredModel:
             "checkpoint is empty, but expected the folder of a finished run or a file of weights; give it with "
             "--config.checkpoint=DIR."
         )
-    path = pathlib.Path(config.checkpoint).expanduser()
+    path = user_path(config.checkpoint)
     return _of_file(config, path) if path.is_file() else _of_run(config, path)
 
 
@@ -69,7 +80,7 @@ def _of_run(config: Spectra, path: pathlib.Path) -> MeasuredModel:
             "it away."
         )
     try:
-        saved, results = read_config(path), read_json(path / "results.json")
+        saved, results = read_config(path), read_results(path)
         theirs = None if saved is None else from_config_dict(saved["config"])
     except InputError as error:
         raise InputError(str(error).replace("--workdir", "--config.checkpoint")) from None
@@ -85,7 +96,7 @@ def _of_run(config: Spectra, path: pathlib.Path) -> MeasuredModel:
         )
     if results is None:
         raise InputError(f"{path} holds a run that is not finished; run its own command to the end first.")
-    loaded = load_model(path, config.checkpoint_model)
+    loaded = load_model(path, config.checkpoint_model, module=config.module)
     lowering = signal_lowering(results["model"]["convolution"])
     # A study of smooth models has both kinds.
     norm = "batch" if loaded.variables["batch_stats"] else "none"
@@ -102,6 +113,11 @@ def _of_run(config: Spectra, path: pathlib.Path) -> MeasuredModel:
 
 
 def _of_file(config: Spectra, path: pathlib.Path) -> MeasuredModel:
+    if config.module:
+        raise InputError(
+            f"module is {config.module!r}, but {path} is a file of PyTorch's, whose networks are built here; leave it "
+            "away."
+        )
     if config.checkpoint_model != "original":
         raise InputError(
             f"checkpoint_model is {config.checkpoint_model!r}, but {path} is a file and holds one model; leave it away."

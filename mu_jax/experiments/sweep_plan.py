@@ -38,12 +38,14 @@ class SweepPlan:
             placement, blocks = saved["placement"], tuple(map(int, saved["blocks"]))
             fields = {field.name: placement[field.name] for field in dataclasses.fields(Placement)}
             sha256 = str(saved["member_sha256"])
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise InputError(
                 f"{path} is damaged ({type(error).__name__}: {error}); run the sweep in another --workdir."
             ) from None
         try:
             return cls(Placement(**fields), blocks, sha256)
+        except TypeError as error:
+            raise InputError(f"{path} is damaged ({error}); run the sweep in another --workdir.") from None
         except InputError as error:
             raise InputError(
                 f"{path} has groups over {fields['devices']} devices a process, and that cannot change: {error}"

@@ -16,6 +16,7 @@ from mu_jax.data.membership import draw_membership, embed_membership, read_membe
 from mu_jax.data.splits import draw_validation
 from mu_jax.experiments.setting import build_models, read_data
 from mu_jax.models import Model
+from mu_jax.models.own_code import model_identity
 from mu_jax.ops import choose_lowering, choose_mapping
 from mu_jax.training.chunk import Examples, label_targets
 from mu_jax.training.loop import TrainingRun
@@ -67,7 +68,8 @@ class SweepSetting:
         settings = to_dict(config)
         query = settings["query"]
         del query["batch"]
-        del settings["model"]["convolution"]
+        model = model_identity(config.model)
+        del model["convolution"]
         return {
             "recipe_version": RECIPE_VERSION,
             "seed": config.seed,
@@ -76,7 +78,7 @@ class SweepSetting:
                 "mean": settings["data"]["mean"],
                 "std": settings["data"]["std"],
             },
-            "model": settings["model"],
+            "model": model,
             "train": settings["train"],
             "membership": {
                 "kind": config.sweep.membership,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mu_jax.adversarial.stored import StoredAdversarialSet, variables_sha256
+from mu_jax.data.files import user_path
 from mu_jax.evaluation.intervals import proportion_interval
 from mu_jax.evaluation.report.saved_page import accuracy_line, before_and_after
 from mu_jax.experiments.comparison_results import attack, environment
@@ -69,7 +70,7 @@ def evaluate_saved(
         "seed": config.seed,
         "note": NO_RETRAIN,
         "checkpoint": {
-            "path": str(pathlib.Path(config.checkpoint).expanduser()),
+            "path": str(user_path(config.checkpoint)),
             "model": config.checkpoint_model if setting.run is not None else None,
             "sha256": variables_sha256(setting.original),
             "augmentation": None if known is None else list(known),

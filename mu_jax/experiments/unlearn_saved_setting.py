@@ -1,7 +1,6 @@
 """What deleting from a saved model fixes before its first step: the model, its data, and who is to be forgotten."""
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from mu_jax.adversarial.stored import StoredAdversarialSet, load, variables_sha2
 from mu_jax.config import InputError, UnlearnSaved, first_difference
 from mu_jax.config.errors import one_of, require
 from mu_jax.data.dataset import Dataset
+from mu_jax.data.files import user_path
 from mu_jax.data.random_streams import host_stream
 from mu_jax.data.splits import Splits, draw_validation, read_indices
 from mu_jax.experiments.saved_checkpoint import SavedRun
@@ -77,7 +77,7 @@ class SavedSetting(Setting):
 def prepare_saved(config: UnlearnSaved, run: SavedRun | None) -> SavedSetting:
     """Read and check everything that the config points at; writes nothing."""
     _check_method(config)
-    variables = None if run is None else load_model(run.folder, run.name).variables
+    variables = None if run is None else _of_run(run)
     dataset = read_data(config.data, config.seed if run is None else run.data_seed)
     if run is not None:
         _check_data(config, run, dataset)
@@ -95,7 +95,7 @@ def prepare_saved(config: UnlearnSaved, run: SavedRun | None) -> SavedSetting:
     ready = None
     if config.neighbours_file:
         ready = load(
-            pathlib.Path(config.neighbours_file).expanduser(),
+            user_path(config.neighbours_file),
             PixelModel.of(query_model, config.data),
             variables,
             transferred=METHODS[config.method].neighbours == "transferred",
@@ -122,7 +122,7 @@ def refuse_other_weights(config: UnlearnSaved, run: SavedRun | None, results: Ma
         )
         variables = _of_file(config, model)
     else:
-        variables = load_model(run.folder, run.name).variables
+        variables = _of_run(run)
     key = WEIGHTS
     difference = first_difference({key: results["checkpoint"]["sha256"]}, {key: variables_sha256(variables)})
     if difference:
@@ -132,10 +132,15 @@ def refuse_other_weights(config: UnlearnSaved, run: SavedRun | None, results: Ma
         )
 
 
+def _of_run(run: SavedRun) -> PyTree:
+    """The weights in a run's folder."""
+    return load_model(run.folder, run.name, module=run.config.model.module).variables
+
+
 def _of_file(config: UnlearnSaved, model: Model) -> PyTree:
     """The weights in a PyTorch file, for `model`."""
     like = jax.eval_shape(model.init, jax.random.key(0))
-    state_dict = load_state_dict(pathlib.Path(config.checkpoint).expanduser())
+    state_dict = load_state_dict(user_path(config.checkpoint))
     return FROM_STATE_DICT[config.model.name](state_dict, like)
 
 
@@ -178,7 +183,7 @@ def _check_data(config: UnlearnSaved, run: SavedRun, dataset: Dataset) -> None:
 def _splits(config: UnlearnSaved, run: SavedRun | None, dataset: Dataset) -> tuple[Splits, np.ndarray]:
     """(splits over what the model knows, the training examples that it had forgotten before)."""
     number, total = len(dataset.y_train), len(dataset.labels)
-    path = pathlib.Path(config.forget.indices).expanduser()
+    path = user_path(config.forget.indices)
     listed = read_indices(path, number) if config.forget.indices else None
     if run is None:
         validation = draw_validation(number, config.data.validation_fraction, listed, config.seed)

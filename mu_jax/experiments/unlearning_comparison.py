@@ -14,9 +14,7 @@ import numpy as np
 
 from mu_jax.config import UnlearningComparison, to_dict
 from mu_jax.data.files import atomic_write, write_json
-from mu_jax.evaluation.report import write_report
 from mu_jax.experiments.carried import carry_out_in
-from mu_jax.experiments.comparison_results import evaluate, report_data
 from mu_jax.experiments.progress import TrainingProgress
 from mu_jax.experiments.run_folder import RunFolder, finished_results
 from mu_jax.experiments.setting import Setting, Trained, prepare
@@ -54,6 +52,10 @@ def run(
         logits = query_models(setting, trained)
         with atomic_write(folder.path / "logits.npz") as file:
             np.savez(file, labels=setting.dataset.labels, **logits)
+        # Here, because the first step need not wait for the second that what judges and draws takes to import.
+        from mu_jax.evaluation.report import write_report
+        from mu_jax.experiments.comparison_results import evaluate, report_data
+
         results = evaluate(setting, trained, logits)
         write_report(folder.path, report_data(setting, results, logits, folder.metrics()))
         # Last of all: a folder with results.json is a finished run.

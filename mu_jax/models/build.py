@@ -4,6 +4,7 @@ from mu_jax.config import InputError, ModelConfig
 from mu_jax.models.cnn import cnn_model
 from mu_jax.models.mlp import mlp_model
 from mu_jax.models.model import Model
+from mu_jax.models.own_module import own_model
 from mu_jax.models.resnet import resnet18_model
 from mu_jax.models.vgg import vgg_model
 from mu_jax.models.vit import vit_model
@@ -38,6 +39,8 @@ def build_model(
             f"num_classes is {num_classes}, but a classifier needs at least 2; check the labels."
         )
 
+    if config.module:
+        return own_model(config, num_classes, image_shape, convolution, compute_dtype)
     if config.name == "resnet18":
         return resnet18_model(
             config.width,

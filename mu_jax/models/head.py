@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mu_jax.config import InputError
 from mu_jax.models.model import Model
 
 PyTree = Any
@@ -22,6 +23,11 @@ def head_of(
     layer = params
     for name in path:
         layer = layer[name]
+    if "bias" not in layer:
+        raise InputError(
+            f"The network's last layer, {'/'.join(path)}, has no bias, but expected a head of kernel and bias; make it "
+            "with use_bias=True."
+        )
     return path, layer["kernel"], layer["bias"]
 
 
@@ -39,8 +45,9 @@ def with_head(
 def _path(model: Model) -> tuple[str, ...]:
     layers = model.layers()
     if not layers or layers[-1].kind != "dense":
-        raise ValueError(
-            "The network does not end in a dense layer, so it has no head; give one made by from_module."
+        raise InputError(
+            "The network does not end in a dense layer, so it has no head to read or to replace; give one that ends in "
+            "nn.Dense(num_classes)."
         )
     return layers[-1].path
 

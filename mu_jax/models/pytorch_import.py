@@ -15,8 +15,10 @@ from mu_jax.models.pytorch_fill import LEAVES, Source, canonical_names, fill, un
 from mu_jax.models.pytorch_vgg import vgg_from_state_dict
 from mu_jax.models.pytorch_vit import vit_from_state_dict
 
+_HEAD = re.compile(r"(?:fc|linear|classifier(?:\.\d+)?|head|heads(?:\.head)?)\.weight")
 _WRAPPERS = ("state_dict", "model", "net")
-_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+# Of DataParallel, of torch.compile and of Lightning modules.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 _MODULES = {
     "stem": "conv1",
     "stem_norm": "bn1",
@@ -34,10 +36,10 @@ _RENAMED = ((r"\.downsample\.", ".shortcut."), (r"^fc\.", "linear."))
 def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """The named tensors of a `.safetensors`, `.pth` or `.pt` file; floating-point ones become float32.
 
-    A dict nested under `state_dict`, `model` or `net` is unwrapped, and the `module.` that DataParallel puts
-    before every name is cut off. PyTorch files are read with `weights_only=True`: a file that needs
-    unpickling of anything but plain tensors is refused, because unpickling runs code. Every failure is an
-    InputError.
+    A dict nested under `state_dict`, `model` or `net` is unwrapped, and what DataParallel (`module.`), torch.compile
+    (`_orig_mod.`) or a Lightning module (`model.`, `net.`) puts before every name is cut off. PyTorch files are read
+    with `weights_only=True`: a file that needs unpickling of anything but plain tensors is refused, because unpickling
+    runs code. Every failure is an InputError.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,10 +53,30 @@ def load_state_dict(path: str | Path) -> dict[str, np.ndarray]:
             f"{path} ends in {path.suffix!r}, but weights are read from .safetensors, .pth or .pt; save them "
             "as one."
         )
-    for prefix in _PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    # Wrappers may lie inside one another, in any order.
+    while tensors and (
+        prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), "")
+    ):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    for name, value in tensors.items():
+        if not jnp.issubdtype(value.dtype, jnp.floating) and value.dtype.kind not in "biu":
+            raise InputError(
+                f"{path} holds {name!r} with dtype {value.dtype}, but expected real numbers; save a model of real "
+                "weights."
+            )
     return {name: _as_float32(value) for name, value in tensors.items()}
+
+
+def classes_of(state_dict: Mapping[str, np.ndarray]) -> int:
+    """How many outputs the head of a state_dict has, under any of the names that are read; InputError without one."""
+    heads = [name for name in state_dict if _HEAD.fullmatch(name) and np.ndim(state_dict[name]) == 2]
+    if len(heads) != 1:
+        found = ", ".join(map(repr, heads)) or "none"
+        raise InputError(
+            f"The state_dict has {found} of two axes for a head, but expected one of fc, linear, classifier, head or "
+            "heads; give a classifier's own, whole state_dict."
+        )
+    return int(state_dict[heads[0]].shape[0])
 
 
 def resnet18_from_state_dict(
@@ -126,10 +148,16 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
                 "tensors; save model.state_dict() alone."
             )
     # NumPy has no bfloat16 of its own, so floating-point tensors become float32 while still PyTorch's.
-    return {
-        name: (value.float() if value.is_floating_point() else value).detach().numpy()
-        for name, value in content.items()
-    }
+    tensors = {}
+    for name, value in content.items():
+        try:
+            tensors[name] = (value.float() if value.is_floating_point() else value).detach().numpy()
+        except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantized, without storage
+            raise InputError(
+                f"{path} holds {name!r}, which is no plain tensor ({_first_line(error)}), but expected numbers alone; "
+                "save a model of dense, unquantized weights."
+            ) from None
+    return tensors
 
 
 def _missing_package(package: str, path: Path) -> InputError:

@@ -1,10 +1,13 @@
 """Checkpoints: the one place that knows Orbax. Arrays only, each write whole or absent."""
 
 import contextlib
+import gc
+import logging
 import pathlib
 import re
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -52,22 +55,34 @@ class Checkpoints:
                 raise InputError(
                     f"The checkpoint {final} cannot be written ({_reason(error)}); free some space and start again."
                 ) from error
+        self.keep_only(step)
+
+    def keep_only(self, step: int) -> None:
+        """Remove the other checkpoints, and what a kill left of writing or removing one. For the one that trains."""
         for path in self.directory.iterdir():
-            if path != final and _NAME.fullmatch(path.name):
+            older = path != self._path(step) and _NAME.fullmatch(path.name)
+            if older or path.name.startswith("partial"):
                 shutil.rmtree(path)
 
     def restore(self, step: int, like: PyTree) -> PyTree:
         """The state saved at `step`, with the structure, shapes and dtypes of `like`."""
         leaves, structure = jax.tree.flatten(like)
         wanted = _as_dict(jax.tree.unflatten(structure, [np.empty(a.shape, a.dtype) for a in leaves]))
-        try:
-            with _of_this_process():
-                saved = ocp.load(self._path(step), wanted)
-        except Exception as error:  # Orbax raises whatever its storage layers raise
+        reason = None
+        with _without_complaints():
+            try:
+                with _of_this_process():
+                    saved = ocp.load(self._path(step), wanted)
+                reason = _difference(saved, wanted)
+            except Exception as error:  # Orbax raises whatever its storage layers raise
+                reason = _reason(error)
+            if reason:
+                gc.collect()  # its tasks, which lie in rings of references
+        if reason:
             raise InputError(
-                f"The checkpoint {self._path(step)} cannot be read ({_reason(error)}); delete this folder to train "
+                f"The checkpoint {self._path(step)} cannot be read ({reason}); delete this folder to train "
                 "from the start."
-            ) from error
+            )
         return jax.tree.unflatten(structure, [jax.numpy.asarray(a) for a in jax.tree.leaves(saved)])
 
     def _path(self, step: int) -> pathlib.Path:
@@ -84,6 +99,31 @@ def _of_this_process() -> contextlib.AbstractContextManager:
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
         )
     )
+
+
+def _difference(saved: dict[str, Any], wanted: dict[str, np.ndarray]) -> str | None:
+    """The first array that is not of the shape and type that was wanted, which Orbax does not mind; or None."""
+    for name, array in wanted.items():
+        found = saved[name]
+        if np.shape(found) != array.shape or found.dtype != array.dtype:
+            return f"{name} is {found.dtype}{list(np.shape(found))}, but expected {array.dtype}{list(array.shape)}"
+    return None
+
+
+@contextlib.contextmanager
+def _without_complaints() -> Iterator[None]:
+    """Silence for what Orbax's other tasks say of the failure of one, as it happens and once they are collected."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    disabled, hook = [logger.disabled for logger in loggers], sys.unraisablehook
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        sys.unraisablehook = lambda _: None
+        yield
+    finally:
+        for logger, was in zip(loggers, disabled, strict=True):
+            logger.disabled = was
+        sys.unraisablehook = hook
 
 
 def _reason(error: Exception) -> str:

@@ -118,6 +118,7 @@ def train(
     first = 0
     if checkpoints is not None and (latest := checkpoints.latest_step()) is not None:
         state, first = checkpoints.restore(latest, state), latest
+        checkpoints.keep_only(latest)
         if first >= run.steps:
             return state
 

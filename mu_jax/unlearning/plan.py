@@ -16,7 +16,8 @@ from mu_jax.training.chunk import ChunkInputs, Examples, label_targets
 from mu_jax.training.loop import ChunkReport, TrainingRun, train
 from mu_jax.training.query import make_query
 from mu_jax.training.schedules import learning_rates
-from mu_jax.training.state import initial_state, state_from_variables, variables_of
+from mu_jax.training.start import fresh_start, start_from
+from mu_jax.training.state import variables_of
 from mu_jax.training.step import Recipe, cross_entropy
 
 PyTree = Any
@@ -291,12 +292,11 @@ def carry_out(
         return Outcome(plan.variables, 0)
     run = training_run(plan, task)
     on_start(run)
-    optimizer = run.recipe.make_optimizer()
     if plan.start == "scratch":
         key_init, _ = run.keys()
-        state = initial_state(run.recipe.model, optimizer, key_init)
+        state = fresh_start(run.recipe, key_init)
     else:
-        state = state_from_variables(start_of(plan, task), optimizer)
+        state = start_from(run.recipe, start_of(plan, task))
     state = train(
         run,
         state,

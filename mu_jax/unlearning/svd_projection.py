@@ -18,7 +18,7 @@ from mu_jax.data.augmentation import normalize
 from mu_jax.data.random_streams import host_stream
 from mu_jax.models import Model
 from mu_jax.models.affine import AffineLayer
-from mu_jax.smoothness.layers import kernel_of, with_kernel
+from mu_jax.smoothness.layers import kernel_of, refuse_unknown, with_kernel
 from mu_jax.unlearning.plan import Edit, Task
 
 PyTree = Any
@@ -37,6 +37,8 @@ def svd_projection(task: Task, settings: SvdProjectionConfig, name: str = "svd_p
     here. Samples are drawn by the seed and the name, without crops and mirroring.
     """
     task.require(name, retain=True, original=True)
+    for layer in task.reader.layers():
+        refuse_unknown(layer)
     grams_of = make_input_grams(task.reader, tuple(task.data.mean), tuple(task.data.std))
     samples = {
         kind: _sample(rows, settings.samples, host_stream(task.seed, f"{kind} samples of {name}"))

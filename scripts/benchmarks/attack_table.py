@@ -1,4 +1,4 @@
-"""What the benchmark of attacks prints, and whether its two versions agree."""
+"""What the benchmark of attacks prints, and whether its versions agree."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.attack_case import AttackCase
-from benchmarks.table import number
+from benchmarks.table import DISTURBED, number
 
 TOLERANCE = 1e-6
 """Scores of the two versions may differ by so much; RMIA's counts may not differ at all."""
-# Rounds in which other programs had more of the cores than this say little.
-_DISTURBED = 0.1
 
 
 def compare(case: AttackCase, ours: np.ndarray, definition: np.ndarray) -> dict[str, Any]:
@@ -25,11 +23,17 @@ def compare(case: AttackCase, ours: np.ndarray, definition: np.ndarray) -> dict[
     return found
 
 
+def agree(details: Mapping[str, Any]) -> bool:
+    """Whether the definition and every form of PyTorch, where there are any, found what ours did."""
+    return all(one.get("agree", True) for one in (details, *details.get("torch", {}).values()))
+
+
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
     """All cases as a Markdown table, and what is to be known of them below it."""
     lines = [
-        "| case | ours | definition | ratio | above inputs, GiB: ours / definition | inputs, GiB | max difference |",
-        "|---|---|---|---|---|---|---|",
+        "| case | ours | definition | ratio | PyTorch | ratio | above inputs, GiB: ours / definition | inputs, GiB | "
+        "max difference |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         details = row["details"]
@@ -39,6 +43,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
             duration(row["ours"], row["unit"]),
             duration(row["definition"], row["unit"]) if measured else "–",
             f"{number(row['ratio'])}×" if measured else "–",
+            *_torch(row),
             " / ".join(
                 _gibibytes(details[side].get("above_inputs_bytes")) for side in ("ours", "definition")
             ),
@@ -48,6 +53,16 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     notes = [note for row in rows for note in notes_of(row)]
     return "\n".join(lines + ([""] if notes else []) + notes)
+
+
+def _torch(row: Mapping[str, Any]) -> tuple[str, str]:
+    """PyTorch's time and form, and how many times as long it takes."""
+    form = row["details"].get("torch_reference")
+    if form is None:
+        return "–", "–"
+    seconds = row["details"]["torch"][form]["seconds"]
+    how = f"{duration(seconds, row['unit'])} ({form.removeprefix('torch ')})"
+    return how, f"{number(seconds / row['ours'])}×"
 
 
 def notes_of(row: Mapping[str, Any]) -> list[str]:
@@ -68,13 +83,18 @@ def notes_of(row: Mapping[str, Any]) -> list[str]:
             f"{row['case']}: of the public scorer 0.7 s an example is reported; a reported figure, not measured here."
         )
     disturbed = max(details[side].get("others_share", 0.0) for side in ("ours", "definition"))
-    if disturbed > _DISTURBED:
+    if disturbed > DISTURBED:
         notes.append(
             f"WARNING: {row['case']}: other programs used up to {disturbed:.0%} of the cores in a round; "
             "measure again on a quiet machine."
         )
     if not details.get("agree", True):
         notes.append(f"WARNING: {row['case']}: the two versions disagree: {_difference(details)}.")
+    for form, one in details.get("torch", {}).items():
+        if reason := one.get("unavailable"):
+            notes.append(f"{row['case']}: {form} was skipped: {reason}.")
+        if not one.get("agree", True):
+            notes.append(f"WARNING: {row['case']}: {form} disagrees with ours: {_difference(one)}.")
     return notes
 
 

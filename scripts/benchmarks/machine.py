@@ -34,6 +34,17 @@ def busy_cpu_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def process_cpu_seconds(process: int) -> float:
+    """What a process has used of the cores so far, by its number; 0 where unknown."""
+    try:
+        stat = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return 0.0
+    # The program's name, in parentheses, may hold spaces.
+    user, system = stat.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def environment(names: Sequence[str]) -> dict[str, str]:
     """Those of these environment variables that are set."""
     return {name: os.environ[name] for name in names if name in os.environ}

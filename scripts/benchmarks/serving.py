@@ -52,6 +52,8 @@ class Prepared:
     """Steps that a round has at most, however short it is."""
     found: dict[str, Any] = dataclasses.field(default_factory=dict)
     """What the latest `run_steps` found out beside its speed."""
+    helpers: Callable[[], float] = lambda: 0.0
+    """Seconds of the cores that processes of its own have used so far: they are not other programs."""
 
 
 def serve(
@@ -103,9 +105,9 @@ def serve(
 
 
 def _round(variant: Prepared, steps: int) -> dict[str, Any]:
-    busy, own = machine.busy_cpu_seconds(), time.process_time()
+    busy, own = machine.busy_cpu_seconds(), time.process_time() + variant.helpers()
     elapsed = _timed(variant, steps)
-    others = machine.busy_cpu_seconds() - busy - (time.process_time() - own)
+    others = machine.busy_cpu_seconds() - busy - (time.process_time() + variant.helpers() - own)
     share = max(0.0, others / (elapsed * machine.usable_cores()))
     items = steps * variant.items_a_step
     return {"items": items, "seconds": elapsed, "others_share": share, "found": variant.found}

@@ -29,8 +29,9 @@ class SisaCase:
     """e₀, of a model without slices; each of R slices has 2e₀/(R + 1)"""
     file: str = ""
     """An `.npz` of `x_train` uint8[N,H,W,D], `y_train` int32[N], `class_names` [C], and of which of them lie in which
-    slice of which shard: `positions` int64[N], shard by shard and slice by slice, and `sizes` int64[S,R]. Its folder is
-    where checkpoints go. (Its `x_test` and `y_test` are there for form's sake.)"""
+    slice of which shard: `positions` int64[N], shard by shard and slice by slice, and `sizes` int64[S,R]; `order`
+    int64[N], in which positions are deleted. Its folder is where checkpoints go. (Its `x_test` and `y_test` are there
+    for form's sake.)"""
 
     @property
     def batch(self) -> int:

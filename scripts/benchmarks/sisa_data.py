@@ -25,6 +25,7 @@ def write_case(path: pathlib.Path, case: SisaCase, dataset: Dataset) -> None:
         class_names=np.array(dataset.class_names),
         positions=np.concatenate([part for shard in sharding.slices for part in shard]),
         sizes=sharding.sizes,
+        order=deletion_order(len(labels)),
     )
 
 

@@ -89,12 +89,14 @@ def _fits(rows: Sequence[Mapping[str, Any]]) -> str:
 def _deletions(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "| case | deletions | s a deletion | s of it training | one model anew, s | ensemble anew, s | "
-        "speed-up in seconds | in examples | predicted |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "speed-up in seconds | in examples | predicted | PyTorch's deletions, s | PyTorch ÷ ours |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         figures = row["details"]["deletion"]
-        speed_up = figures["speed_up"]
+        speed_up, theirs = figures["speed_up"], ("–", "–")
+        if row["torch"] is not None:
+            theirs = (f"{60 / row['torch']:.3g} ({row['details']['torch_reference']})", f"{row['ratio']:.2f}")
         cells = (
             _case(row),
             str(figures["deletions"]),
@@ -105,6 +107,7 @@ def _deletions(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{speed_up['seconds']:.1f}×",
             "–" if speed_up["examples"] is None else f"{speed_up['examples']:.1f}×",
             f"{speed_up['predicted']:.1f}×",
+            *theirs,
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -5,8 +5,8 @@ from typing import Any
 
 from benchmarks.orchestrator import Contender
 
-# Rounds in which other programs had more of the cores than this say little.
-_DISTURBED = 0.1
+DISTURBED = 0.1
+"""Rounds in which other programs had more of the cores than this say little."""
 
 
 def number(value: float) -> str:
@@ -59,7 +59,7 @@ def case_table(
         more = f", {device / 2**30:.2f} GiB on the device" if device else ""
         lines.append(f"peak memory of the {name} worker: {peaks['peak_bytes'] / 2**30:.2f} GiB{more}")
     disturbed = max(c.others_share for c in (*ours, *theirs))
-    if disturbed > _DISTURBED:
+    if disturbed > DISTURBED:
         lines.append(
             f"WARNING: other programs used up to {disturbed:.0%} of the cores in a round; "
             "PyTorch suffers most from it: measure again on a quiet machine."

@@ -2,7 +2,9 @@
 
 A variant is `{"do": "fit", "execution", "dtype", "channels_last", "device"}`, as `torch_sweep_worker` has them, in
 float32; a step is one whole shard, from fresh weights until its last slice's state is on disk. `{"do": "learned", …}`
-takes no step; its facts are what the models on disk have learned.
+takes no step; its facts are what the models on disk have learned. A step of `{"do": "delete", "deletions", …}` is so
+many deletions from a fitted ensemble, one after another: the example leaves its slice, and its shard is trained from
+the state that the slice before has left.
 
 As in ours the optimizer goes on from slice to slice, and what is saved after each is all that it goes on from: the
 `state_dict`s of the network and of the optimizer. Which examples a slice sees, and for how many steps, is the case's.
@@ -10,6 +12,7 @@ As in ours the optimizer goes on from slice to slice, and what is saved after ea
 
 import itertools
 import pathlib
+import time
 from typing import Any
 
 import numpy as np
@@ -34,12 +37,14 @@ def prepare(case: SisaCase, variant: dict[str, Any]) -> Prepared:
     if variant["do"] == "learned":
         return Prepared(lambda count: 0.0, 0, facts=Shards(case, variant).learned())
     try:
-        shards = Shards(case, variant)
+        shards = (Deletions if variant["do"] == "delete" else Shards)(case, variant)
         shards.warm_up()
     except Exception as error:
         if variant["execution"] == "eager":
             raise
         raise Unavailable(why_it_fails(variant["execution"], error)) from error
+    if variant["do"] == "delete":
+        return Prepared(shards.delete, variant["deletions"], facts=variant, most=1, found=shards.found)
     return Prepared(shards.run, 1, facts=variant, most=case.shards, found=shards.found)
 
 
@@ -47,11 +52,11 @@ class Shards:
     """The shards of a case, one after another, again and again."""
 
     def __init__(self, case: SisaCase, variant: dict[str, Any]) -> None:
-        self._case, self._device = case, variant["device"]
+        self._case, self._variant, self._device = case, variant, variant["device"]
         self._layout = torch.channels_last if variant["channels_last"] else torch.contiguous_format
         with np.load(case.file, allow_pickle=False) as arrays:
             images, labels = arrays["x_train"], arrays["y_train"]
-            positions, sizes = arrays["positions"], arrays["sizes"]
+            positions, sizes, self._order = arrays["positions"], arrays["sizes"], iter(arrays["order"])
             classes = len(arrays["class_names"])
         ends = np.cumsum(sizes)
         parts = iter(np.split(positions, ends[:-1]))
@@ -71,7 +76,7 @@ class Shards:
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             mode = "reduce-overhead" if variant["execution"] == "graphs" else "default"
             self._loss_of = torch.compile(_loss, mode=mode)
-        form = f"{variant['execution']}_{variant['channels_last']}"
+        form = f"{'delete_' if variant['do'] == 'delete' else ''}{variant['execution']}_{variant['channels_last']}"
         self.folder = pathlib.Path(case.file).parent / f"torch_{form}"
         self.folder.mkdir(exist_ok=True)
         self._next = itertools.cycle(range(case.shards))
@@ -119,10 +124,14 @@ class Shards:
             self._network.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True
         )
 
-    def _fit(self, shard: int) -> tuple[float, int]:
-        """One shard: the last loss, and the steps that were taken."""
+    def _fit(self, shard: int, first: int = 0) -> tuple[float, int]:
+        """One shard from a slice on: the last loss, and the steps that were taken."""
         optimizer, last, taken = self._fresh(shard), torch.tensor(0.0), 0
-        for slice_, steps in enumerate(self.steps[shard]):
+        if first > 0:
+            state = torch.load(self._path(shard, first - 1), weights_only=True)
+            self._network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+        for slice_, steps in list(enumerate(self.steps[shard]))[first:]:
             if steps:
                 seen = np.concatenate(self._slices[shard][: slice_ + 1])
                 last = self._train(optimizer, seen, steps)
@@ -151,6 +160,37 @@ class Shards:
 
     def _path(self, shard: int, slice_: int) -> pathlib.Path:
         return self.folder / f"shard_{shard:04d}_slice_{slice_:04d}.pt"
+
+
+class Deletions(Shards):
+    """A fitted ensemble, from which examples are deleted one after another."""
+
+    def warm_up(self) -> None:
+        """A few steps, and the ensemble."""
+        super().warm_up()
+        self.run(self._case.shards)
+        self.found.clear()
+        self.found.update(seconds=[], examples_retrained=[])
+
+    def delete(self, count: int) -> float:
+        """So many blocks of deletions; `found` has all so far, each with its time on the wall. The last loss."""
+        for _ in range(count * self._variant["deletions"]):
+            position, began = next(self._order), time.perf_counter()
+            last, taken = self._fit(*self._remove(position))
+            self.found["seconds"].append(round(time.perf_counter() - began, 4))
+            # As ours counts them: an example in training for e₀ epochs.
+            self.found["examples_retrained"].append(round(taken * self._case.batch / self._case.epochs, 3))
+        return last
+
+    def _remove(self, position: int) -> tuple[int, int]:
+        """Takes an example out of its slice; the shard and the slice."""
+        for shard, slices in enumerate(self._slices):
+            for slice_, positions in enumerate(slices):
+                if position in positions:
+                    slices[slice_] = positions[positions != position]
+                    self.steps[shard] = self._case.steps([len(part) for part in slices])
+                    return shard, slice_
+        raise ValueError(f"Position {position} is in no slice.")
 
 
 def _loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

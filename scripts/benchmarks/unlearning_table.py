@@ -45,6 +45,7 @@ def method_figures(one: Contender | None, retrain: Mapping[str, Any] | None) -> 
             for name in ("adversarial_seconds", "plan_seconds", "training_seconds")
         },
         "compile_seconds": one.facts.get("compile_seconds"),
+        "prepare_seconds": one.facts.get("prepare_seconds"),
         "images": int(parts["images"]),
         "images_per_second": round(parts["images"] / parts["training_seconds"], 2),
         "neighbours": one.facts.get("neighbours"),

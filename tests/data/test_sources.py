@@ -129,3 +129,22 @@ def test_importing_and_digits_leave_optional_frameworks_alone():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_classes_are_kept_in_the_order_asked_for_and_renumbered():
+    whole, part = load("digits"), load("digits", classes=(7, 2))
+    assert part.class_names == ("7", "2") and part.num_classes == 2
+    for split in ("train", "test"):
+        images, labels = getattr(whole, f"x_{split}"), getattr(whole, f"y_{split}")
+        kept = (labels == 7) | (labels == 2)
+        np.testing.assert_array_equal(getattr(part, f"x_{split}"), images[kept])
+        np.testing.assert_array_equal(getattr(part, f"y_{split}"), np.where(labels[kept] == 7, 0, 1))
+    # Subsets and noise come after.
+    few = load("digits", classes=(7, 2), train_examples=20, label_noise=0.5)
+    assert few.x_train.shape[0] == 20 and set(few.y_train) == {0, 1}
+    for classes, message in (((3, 10), "has the classes 0..9"), ((-1, 3), "has the classes 0..9")):
+        with pytest.raises(InputError, match=message):
+            load("digits", classes=classes)
+    for classes in ((3,), (3, 3)):
+        with pytest.raises(InputError, match="data.classes is"):
+            DataConfig(classes=classes)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mu_jax.config import ModelConfig
+from mu_jax.config import InputError, ModelConfig
 from mu_jax.models import Model, build_model
 from mu_jax.models.head import head_of, with_head
 
@@ -58,5 +58,5 @@ def test_logits_are_the_features_through_the_head():
 
 def test_a_network_that_does_not_say_its_layers_has_no_head():
     model = build("mlp")
-    with pytest.raises(ValueError, match="does not end in a dense layer, so it has no head"):
+    with pytest.raises(InputError, match="does not end in a dense layer, so it has no head"):
         head_of(Model(model.init, model.apply), started(model)["params"])

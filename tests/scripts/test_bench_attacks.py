@@ -14,7 +14,7 @@ import pytest
 from benchmarks import attack_definitions, attack_worker, free_memory
 from benchmarks.attack_case import TABLE, AttackCase, parse_case, parse_cases
 from benchmarks.attack_inputs import make_inputs
-from benchmarks.attack_table import compare, duration, summary
+from benchmarks.attack_table import agree, compare, duration, summary
 from benchmarks.serving import BadRequest, Unavailable
 from mu_jax.config import InputError
 
@@ -78,7 +78,10 @@ def test_bad_cases_are_one_sentence(names, sentence):
     "flags, sentence",
     [
         (["--cases=lira_256x60000"], "did you mean 'lira_256x60000x18'?"),
-        (["--torch=none"], "--torch is given, but expected --cases, --rounds, --json or --memory-gib"),
+        (
+            ["--seconds=1"],
+            "--seconds is given, but expected --cases, --rounds, --json, --torch, --torch-python or",
+        ),
         (["--memory-gib=-1"], "--memory-gib is -1, but expected 0 or more"),
         (["--json=no/such/folder/rows.json"], "expected a file in a folder that exists"),
     ],
@@ -92,7 +95,7 @@ def test_bad_flags_are_one_sentence(flags, sentence):
 
 def test_tiny_cases_agree(tmp_path):
     path = tmp_path / "rows.json"
-    done = bench(f"--cases={','.join(TINY)}", "--rounds=1", f"--json={path}")
+    done = bench(f"--cases={','.join(TINY)}", "--rounds=1", "--torch=none", f"--json={path}")
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())
     assert [row["case"] for row in rows] == list(TINY)
@@ -122,7 +125,7 @@ def test_tiny_cases_agree(tmp_path):
 
 def test_a_definition_that_does_not_fit_is_skipped_with_a_reason(tmp_path):
     path = tmp_path / "rows.json"
-    flags = ["--rounds=1", "--memory-gib=1e-6", f"--json={path}"]
+    flags = ["--rounds=1", "--memory-gib=1e-6", "--torch=none", f"--json={path}"]
     done = bench("--cases=lira_8x50x2", *flags)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(path.read_text())
@@ -152,7 +155,7 @@ def test_what_the_attack_refuses_blames_the_request(monkeypatch, tmp_path):
 
 
 def test_a_case_without_room_for_its_inputs_is_refused():
-    done = bench("--cases=lira_8192x10000000x256")
+    done = bench("--cases=lira_8192x10000000x256", "--torch=none")
     assert done.returncode == 2
     assert "cannot run here: it needs" in done.stderr and "make it smaller" in done.stderr
 
@@ -266,9 +269,17 @@ def test_the_summary_warns():
     assert "WARNING" not in summary([row(ours=busy | {"others_share": 0.1})])
     text = summary([row(agree=False, max_difference=0.5, counts_differ=3)])
     assert text.splitlines()[2] == (
-        "| a | 10 ms | 12.3 s | 1,230× | 0.50 / 0.50 | 1.00 | 5.0e-01 (3 counts differ) |"
+        "| a | 10 ms | 12.3 s | 1,230× | – | – | 0.50 / 0.50 | 1.00 | 5.0e-01 (3 counts differ) |"
     )
     assert "WARNING: a: the two versions disagree: 5.0e-01 (3 counts differ)." in text
+    theirs = {"seconds": 0.02, "max_difference": 0.0, "agree": True}
+    forms = {"torch pairs": theirs, "torch sorted": {"unavailable": "no memory"}}
+    text = summary([row(torch=forms, torch_reference="torch pairs")])
+    assert "| 20 ms (pairs) | 2× |" in text and "a: torch sorted was skipped: no memory." in text
+    assert agree(row(torch=forms)["details"])
+    forms["torch pairs"] = theirs | {"agree": False, "max_difference": 0.25}
+    assert not agree(row(torch=forms)["details"])
+    assert "WARNING: a: torch pairs disagrees with ours: 2.5e-01." in summary([row(torch=forms)])
 
 
 def test_durations():
@@ -288,7 +299,7 @@ def test_versions_that_disagree_end_with_exit_code_1(tmp_path):
     )
     (tmp_path / "wrong_worker.py").write_text(program)
     launch = (
-        "import sys; sys.argv = ['bench_attacks.py', '--cases=lira_8x50x2', '--rounds=1']\n"
+        "import sys; sys.argv = ['bench_attacks.py', '--cases=lira_8x50x2', '--rounds=1', '--torch=none']\n"
         "import bench_attacks\n"
         "real = bench_attacks.Worker\n"
         "bench_attacks.Worker = lambda name, python, module, environment: real(\n"
@@ -318,3 +329,35 @@ def test_free_memory_is_that_of_the_tighter_limit(monkeypatch, tmp_path):
     assert free_memory.available_bytes() == pytest.approx(without, rel=0.2)
     limit.write_text("5000\n")
     assert free_memory.available_bytes() == 4000
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "name, form", [("lira_8x50x2", "blocks"), ("rmia_40x20", "pairs"), ("rmia_40x20", "sorted")]
+)
+def test_pytorchs_forms_are_the_definitions(tmp_path, name, form, monkeypatch):
+    pytest.importorskip("torch")
+    from benchmarks import torch_attack_worker
+
+    # Several blocks of examples, the last one shorter.
+    monkeypatch.setattr(torch_attack_worker, "_BLOCK", 320)
+    case = dataclasses.replace(parse_case(name), folder=str(tmp_path))
+    prepared = torch_attack_worker.prepare(case, {"form": form})
+    prepared.run_steps(1)
+    attack_worker.prepare(case, {"version": "definition", "memory_bytes": None})
+    found = compare(case, np.load(tmp_path / f"torch {form}.npy"), np.load(tmp_path / "definition.npy"))
+    assert found["agree"], found
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_attacks_beside_pytorch(tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "rows.json"
+    done = bench("--cases=lira_8x50x2,rmia_40x20", "--rounds=1", "--torch=eager", f"--json={path}")
+    assert done.returncode == 0, done.stderr
+    lira, rmia = (one["details"] for one in json.loads(path.read_text()))
+    assert list(lira["torch"]) == ["torch blocks"] and list(rmia["torch"]) == ["torch pairs", "torch sorted"]
+    assert rmia["torch_reference"] in rmia["torch"]
+    for one in (*lira["torch"].values(), *rmia["torch"].values()):
+        assert one["seconds"] > 0 and one["agree"] and one["peak_bytes"] > 0

@@ -201,13 +201,16 @@ def test_the_summary_has_a_table_of_fits_and_one_of_deletions():
         "memory": {"JAX": {"peak_bytes": 3 * 2**29, "device_peak_bytes": None}},
     }
     beside = fit | {"torch": 40.0, "details": fit["details"] | {"torch_reference": "eager float32"}}
-    deleted = {"case": "delete_one", "unit": "deletions/min"}
+    deleted = {"case": "delete_one", "unit": "deletions/min", "torch": None}
     deleted["details"] = {"data": "digits", "deletion": figures_of()}
-    lines = summary([fit, deleted, beside]).splitlines()
+    theirs = deleted | {"torch": 15.0, "ratio": 2.0}
+    theirs["details"] = deleted["details"] | {"torch_reference": "eager float32"}
+    lines = summary([fit, deleted, beside, theirs]).splitlines()
     assert lines[2] == "| fit_s10 on digits | 60 | – | – | – | – | 14.6 | 1.50 GiB / – |"
     assert lines[3] == "| fit_s10 on digits | 60 | – | 40 | 1.50 | eager float32 | 14.6 | 1.50 GiB / – |"
     assert lines[4] == ""
-    assert lines[7] == "| delete_one on digits | 3 | 2 | 1 | 8 | 5 | 4.0× | 6.1× | 4.9× |"
+    assert lines[7] == "| delete_one on digits | 3 | 2 | 1 | 8 | 5 | 4.0× | 6.1× | 4.9× | – | – |"
+    assert lines[8].endswith("| 4.9× | 4 (eager float32) | 2.00 |")
     assert all(line.count("|") == lines[0].count("|") for line in lines[:4])
     assert all(line.count("|") == lines[5].count("|") for line in lines[5:])
 
@@ -315,3 +318,43 @@ def test_pytorch_trains_shard_after_shard_and_slice_after_slice(tmp_path):
     assert counted == [2, 6]
     assert not torch.equal(first["network"]["head.weight"], last["network"]["head.weight"])
     assert last["optimizer"]["state"][0]["momentum_buffer"].abs().max() > 0
+
+
+@pytest.mark.torch
+def test_pytorch_deletes_from_the_slice_on(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    from benchmarks import torch_sisa_worker
+    from benchmarks.torch_sisa_worker import Deletions
+
+    case = written(tmp_path, "delete_one_s2_r2_w1_e0.2")
+    variant = {
+        "do": "delete",
+        "deletions": 2,
+        "execution": "eager",
+        "dtype": "float32",
+        "channels_last": False,
+    }
+    variant["device"] = "cpu"
+    deletions, sharding, seen = Deletions(case, variant), Sharding.load(case.file), []
+    monkeypatch.setattr(torch_sisa_worker, "Deletions", lambda *_: deletions)
+    prepared = torch_sisa_worker.prepare(case, variant)
+    assert (prepared.items_a_step, prepared.most) == (2, 1)
+    files = sorted(deletions.folder.iterdir())
+    assert len(files) == 4
+    before = {file.name: torch.load(file, weights_only=True)["network"]["head.weight"] for file in files}
+    batches = deletions._batches
+    deletions._batches = lambda examples, steps: seen.append(examples) or batches(examples, steps)
+    # One of a first slice, whose whole shard is trained anew, and one of a last slice.
+    places = {(0, 0): int(sharding.slices[0][0][3]), (1, 1): int(sharding.slices[1][1][3])}
+    deletions._order = iter(places.values())
+    prepared.run_steps(1)
+    assert [len(examples) for examples in seen] == [len(sharding.prefix(0, 0)) - 1, len(sharding.prefix(0, 1)) - 1,
+                                                    len(sharding.prefix(1, 1)) - 1]  # fmt: skip
+    assert places[0, 0] not in np.concatenate(seen[:2]) and places[1, 1] not in seen[2]
+    after = {file.name: torch.load(file, weights_only=True)["network"]["head.weight"] for file in files}
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == [
+        f"shard_{shard:04d}_slice_{slice_:04d}.pt" for shard, slice_ in ((0, 0), (0, 1), (1, 1))
+    ]
+    # 6 steps of 32, and 4, in units of e₀ = 0.2 epochs.
+    assert deletions.found["examples_retrained"] == [960.0, 640.0] and len(deletions.found["seconds"]) == 2

@@ -1,15 +1,26 @@
-"""What a person reads of an experiment: figures, one self-contained page, and the table of models."""
+"""What a person reads of an experiment: figures, one self-contained page, and the table of models.
 
-from mu_jax.evaluation.report.attack_data import AttackReportData, AttackScores
-from mu_jax.evaluation.report.attack_tables import attack_table
-from mu_jax.evaluation.report.audit_page import write_audit_report
-from mu_jax.evaluation.report.methods_data import MethodsReportData, NeighbourPair
-from mu_jax.evaluation.report.methods_page import write_methods_report
-from mu_jax.evaluation.report.page import write_report
-from mu_jax.evaluation.report.report_data import ReportData
-from mu_jax.evaluation.report.sweep_data import SweepReportData
-from mu_jax.evaluation.report.sweep_page import write_sweep_report
-from mu_jax.evaluation.report.tables import comparison_table
+Names come from their files only as they are asked for: what draws takes a second or two to import, and not all who read
+a table draw.
+"""
+
+import importlib
+from typing import Any
+
+_FILES = {
+    "AttackReportData": "attack_data",
+    "AttackScores": "attack_data",
+    "MethodsReportData": "methods_data",
+    "NeighbourPair": "methods_data",
+    "ReportData": "report_data",
+    "SweepReportData": "sweep_data",
+    "attack_table": "attack_tables",
+    "comparison_table": "tables",
+    "write_audit_report": "audit_page",
+    "write_methods_report": "methods_page",
+    "write_report": "page",
+    "write_sweep_report": "sweep_page",
+}
 
 __all__ = [
     "AttackReportData",
@@ -25,3 +36,9 @@ __all__ = [
     "write_report",
     "write_sweep_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)

@@ -173,7 +173,7 @@ class Sisa:
         try:
             content = path.read_bytes()
             certificate = json.loads(content)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path} cannot be read ({error}); restore it.") from None
         digest, logged = hashlib.sha256(content).hexdigest(), self._log.certificates().get(number)
         if digest != logged:

@@ -257,7 +257,7 @@ class ShardModels:
                 return None
             state = self._restore(path)
             return state if _sha256(state) == note["state_sha256"] else None
-        except (OSError, ValueError, KeyError, TypeError, InputError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, InputError):
             return None
 
     def _first_missing(self, shard: int, steps: Sequence[Step], say: Say) -> int:
@@ -368,7 +368,7 @@ def _note_of(path: pathlib.Path) -> dict[str, Any] | None:
     try:
         note = json.loads((path / "step.json").read_text())
         return note if isinstance(note["key"], str) and isinstance(note["seconds"], float | int) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

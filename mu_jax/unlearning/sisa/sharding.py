@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int, Int64
 
 from mu_jax.config import InputError
+from mu_jax.data.array_files import open_archive
 from mu_jax.data.files import UNREADABLE, atomic_write
 from mu_jax.data.random_streams import host_stream
 from mu_jax.unlearning.sisa.cost import even_sizes
@@ -118,10 +119,11 @@ class Sharding:
     def load(cls, path: str | os.PathLike) -> "Sharding":
         """Reads what `save` wrote; InputError where the file is missing or damaged."""
         try:
-            # Opened here, because np.load leaves its own file open where the archive is damaged.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            with open_archive(path) as archive:
                 positions, sizes = archive["positions"], archive["sizes"]
-            if sizes.ndim != 2 or sizes.dtype != np.int64 or sizes.min() < 0 or sizes.sum() != len(positions):
+            fits = positions.ndim == 1 and sizes.ndim == 2 and sizes.dtype == np.int64 and sizes.size > 0
+            # Summed as Python's integers, which do not wrap around.
+            if not fits or sizes.min() < 0 or sum(sizes.ravel().tolist()) != len(positions):
                 raise ValueError("its sizes do not fit its positions")
             parts = iter(np.split(positions, np.cumsum(sizes)[:-1]))
             return cls(tuple(tuple(itertools.islice(parts, sizes.shape[1])) for _ in sizes))
