@@ -25,6 +25,7 @@ from mu_jax.config import (
     from_config_dict,
     to_dict,
 )
+from mu_jax.evaluation import report
 from mu_jax.evaluation.report.spectra_page import write_spectra_report
 from mu_jax.evaluation.report.spectra_tables import METHODS, layers_table, seconds_table, sentences
 from mu_jax.experiments import spectra, unlearning_comparison
@@ -53,7 +54,7 @@ NEVER_ABOVE = ("miyato_started", "gouk")
 def trained_fixture(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("comparison") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unlearning_comparison, "write_report", lambda *_: None)
+        patch.setattr(report, "write_report", lambda *_: None)
         unlearning_comparison.run(COMPARISON, workdir)
     return workdir
 

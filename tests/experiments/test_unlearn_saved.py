@@ -26,6 +26,7 @@ from mu_jax.config import (
 from mu_jax.config.class_methods import BoundaryExpandingConfig, ClassMethodsConfig
 from mu_jax.data.sources import load_dataset
 from mu_jax.data.splits import Splits
+from mu_jax.evaluation import report
 from mu_jax.experiments import unlearn_saved, unlearn_saved_setting, unlearning_comparison
 from mu_jax.experiments.progress import TrainingProgress
 from mu_jax.experiments.registry import print_results
@@ -60,7 +61,7 @@ METHODS = ClassMethodsConfig(
 def trained_fixture(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("comparison") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unlearning_comparison, "write_report", lambda *_: None)
+        patch.setattr(report, "write_report", lambda *_: None)
         unlearning_comparison.run(COMPARISON, workdir)
     return workdir, Splits.load(workdir / "splits.npz")
 
