@@ -113,9 +113,10 @@ def _sentence(error: BaseException, argv: Sequence[str]) -> str:
         text = " ".join(raw.split())
         return f"{text if text.endswith(('.', '?')) else text + '.'} See --help."
     # An error raised inside the config file may come with its traceback as text; the last line says what is wrong.
-    last = raw.splitlines()[-1] if raw else type(error).__name__
-    own = f"{InputError.__module__}.InputError: "
-    return last.removeprefix(own) if last.startswith(own) else f"The config file failed: {last}"
+    _, own, said = raw.rpartition(f"{InputError.__module__}.InputError: ")
+    if own:  # all on one line, as its own error is
+        return said
+    return f"The config file failed: {raw.splitlines()[-1] if raw else type(error).__name__}"
 
 
 def _main(argv: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import math
+import os
 import pathlib
 import shutil
 import zipfile
@@ -150,10 +151,10 @@ def reads_or_refuses_fixture(fuzz, one_sentence, tmp_path_factory):
     return reads_or_refuses
 
 
-@pytest.fixture(scope="session", name="strange_json")
-def strange_json_fixture():
-    """What stands in no config, for `st.sampled_from`."""
-    return _JSON
+@pytest.fixture(scope="session", name="damage_file")
+def damage_file_fixture():
+    """`damage_file(data, folder, names)` damages one of the files."""
+    return lambda data, folder, names: _damage(data, folder, data.draw(st.sampled_from(sorted(names))), True)
 
 
 @pytest.fixture(scope="session", name="files_below")
@@ -169,7 +170,6 @@ def files_below_fixture():
 @pytest.fixture(name="no_space_after")
 def no_space_after_fixture(monkeypatch):
     """`no_space_after(n)`: n more files are written whole, and then the disk is full."""
-    import os
 
     def no_space_after(count: int) -> None:
         left, fsync = [count], os.fsync
