@@ -10,5 +10,6 @@ source scripts/environment.sh
 folder=${1:-$PWD/build/api}
 [[ $folder == /* ]] || folder=$caller/$folder
 prepare_environment docs
-"$venv_python" -m pdoc --docformat google --output-directory "$folder" mu_jax
+# The commands define flags of the same names as they are imported, and configs are scripts.
+"$venv_python" -m pdoc --docformat google --output-directory "$folder" mu_jax '!mu_jax.main' '!mu_jax.audit' '!mu_jax.configs'
 echo "mu-jax: $folder/index.html"
