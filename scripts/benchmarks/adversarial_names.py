@@ -1,10 +1,10 @@
 """From the words of `--cases` to cases of adversarial search."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
 from benchmarks.adversarial_case import EPOCHS, EPSILON, EXAMPLES, AdversarialCase
+from benchmarks.named_cases import named_cases, unknown_case
 from benchmarks.sweep_names import check_epochs
 from mu_jax.config import InputError
 
@@ -19,9 +19,7 @@ def parse_case(name: str, epsilon: float = EPSILON) -> AdversarialCase:
     """The case that `name` spells, whose search begins at `epsilon`. InputError where it is none."""
     match = _NAME.fullmatch(name)
     if not match:
-        close = difflib.get_close_matches(name, ALL, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-        raise InputError(f"The case is {name!r}, but expected {_FORM}; {hint}")
+        raise unknown_case(name, ALL, _FORM)
     steps, width, examples, epochs = match.groups()
     case = AdversarialCase(
         int(steps),
@@ -45,9 +43,4 @@ def parse_case(name: str, epsilon: float = EPSILON) -> AdversarialCase:
 
 def parse_cases(names: Sequence[str], epsilon: float = EPSILON) -> list[AdversarialCase]:
     """The cases of `--cases`: names, or `all`; without any, those of the project's table."""
-    names = ALL if list(names) == ["all"] else names or TABLE
-    cases = [parse_case(name, epsilon) for name in names]
-    for i, case in enumerate(cases):
-        if case in cases[:i]:
-            raise InputError(f"The case {case.name!r} stands twice in --cases; expected each once, drop one.")
-    return cases
+    return named_cases(names, lambda name: parse_case(name, epsilon), ALL, TABLE)

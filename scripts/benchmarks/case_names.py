@@ -1,9 +1,9 @@
 """From the words of `--cases` to training cases."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
+from benchmarks.named_cases import check_size, named_cases, unknown_case
 from benchmarks.training_case import TrainingCase
 from mu_jax.config import InputError
 
@@ -24,18 +24,16 @@ def parse_case(name: str, batch: int | None = None) -> TrainingCase:
     """The case that `name` spells; `batch` replaces its batch size. InputError where it is none."""
     match = _NAME.fullmatch(name)
     if not match:
-        close = difflib.get_close_matches(name, (*ALL, *TABLE), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-        raise InputError(f"The case is {name!r}, but expected {_FORM}; {hint}")
+        raise unknown_case(name, (*ALL, *TABLE), _FORM)
     height, side, width, mode, models, bfloat16, own_batch = match.groups()
     if height != side:
         raise InputError(
             f"The case {name!r} has images of {height}×{side}, but expected a square; change it."
         )
-    _within(name, "side", int(side), 8, 512)
-    _within(name, "width", int(width), 1, 1024)
+    check_size(name, "side", int(side), 8, 512)
+    check_size(name, "width", int(width), 1, 1024)
     if models:
-        _within(name, "number of models", int(models), 2, 1024)
+        check_size(name, "number of models", int(models), 2, 1024)
     case = TrainingCase(
         side=int(side),
         width=int(width),
@@ -46,26 +44,12 @@ def parse_case(name: str, batch: int | None = None) -> TrainingCase:
     )
     chosen = batch or (own_batch and int(own_batch))
     if chosen:
-        _within(name, "batch", chosen, 2, 65536)
+        check_size(name, "batch", chosen, 2, 65536)
         case = TrainingCase(**(vars(case) | {"batch": chosen}))
     return case
 
 
 def parse_cases(names: Sequence[str], batch: int | None, bfloat16_by_default: bool) -> list[TrainingCase]:
     """The cases of `--cases`: names, or `all`; without any, those of the project's table."""
-    if list(names) == ["all"]:
-        names = ALL
-    elif not names:
-        names = (*TABLE, TABLE_BFLOAT16) if bfloat16_by_default else TABLE
-    cases = [parse_case(name, batch) for name in names]
-    for i, case in enumerate(cases):
-        if case in cases[:i]:
-            raise InputError(f"The case {case.name!r} stands twice in --cases; expected each once, drop one.")
-    return cases
-
-
-def _within(case: str, what: str, got: int, low: int, high: int) -> None:
-    if not low <= got <= high:
-        raise InputError(
-            f"The case {case!r} has a {what} of {got}, but expected {low} to {high}; change it in its name."
-        )
+    table = (*TABLE, TABLE_BFLOAT16) if bfloat16_by_default else TABLE
+    return named_cases(names, lambda name: parse_case(name, batch), ALL, table)

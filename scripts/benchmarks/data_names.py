@@ -1,11 +1,10 @@
 """From the words of `--cases` to cases of data on its way into training."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
 from benchmarks.data_case import EPOCH, EXAMPLES, INPUT, SIDE, DataCase
-from mu_jax.config import InputError
+from benchmarks.named_cases import check_size, named_cases, unknown_case
 
 TABLE = ("epoch_w16", "epoch_w64", "input")
 """The cases that the project's table shows."""
@@ -18,27 +17,17 @@ def parse_case(name: str) -> DataCase:
     """The case that `name` spells. InputError where it is none."""
     match = _NAME.fullmatch(name)
     if not match:
-        close = difflib.get_close_matches(name, ALL, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-        raise InputError(f"The case is {name!r}, but expected {_FORM}; {hint}")
+        raise unknown_case(name, ALL, _FORM)
     epoch, width, _, side, examples = match.groups()
     case = DataCase(EPOCH if epoch else INPUT, int(width or 0), int(side or SIDE), int(examples or EXAMPLES))
     limits = [("side", case.side, 8, 512), ("number of examples", case.examples, case.batch, 1_000_000)]
     if epoch:
         limits.append(("width", case.width, 1, 1024))
     for what, got, low, high in limits:
-        if not low <= got <= high:
-            raise InputError(
-                f"The case {name!r} has a {what} of {got}, but expected {low} to {high}; change it in its name."
-            )
+        check_size(name, what, got, low, high)
     return case
 
 
 def parse_cases(names: Sequence[str]) -> list[DataCase]:
     """The cases of `--cases`: names, or `all`; without any, those of the project's table."""
-    names = ALL if list(names) == ["all"] else names or TABLE
-    cases = [parse_case(name) for name in names]
-    for i, case in enumerate(cases):
-        if case in cases[:i]:
-            raise InputError(f"The case {case.name!r} stands twice in --cases; expected each once, drop one.")
-    return cases
+    return named_cases(names, parse_case, ALL, TABLE)

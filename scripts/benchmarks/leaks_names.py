@@ -1,10 +1,10 @@
 """From the words of `--cases` to cases of pair attacks."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
 from benchmarks.leaks_case import BATCH, BLOCK, EPOCHS, EXAMPLES, SIDES, LeaksCase
+from benchmarks.named_cases import named_cases, unknown_case
 from benchmarks.sweep_names import check_epochs
 from mu_jax.config import InputError
 
@@ -20,9 +20,7 @@ def parse_case(name: str, epochs: float | None = None) -> LeaksCase:
     """The case that `name` spells; `epochs` replaces its epochs. InputError where it is none."""
     match = _NAME.fullmatch(name)
     if not match:
-        close = difflib.get_close_matches(name, ALL, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-        raise InputError(f"The case is {name!r}, but expected {_FORM}; {hint}")
+        raise unknown_case(name, ALL, _FORM)
     network, models, own_epochs = match.groups()
     count, fewest = int(models), len(SIDES) * BLOCK
     if not fewest <= count <= _MOST_MODELS or count % fewest:
@@ -43,9 +41,4 @@ def parse_case(name: str, epochs: float | None = None) -> LeaksCase:
 
 def parse_cases(names: Sequence[str], epochs: float | None = None) -> list[LeaksCase]:
     """The cases of `--cases`: names, or `all`; without any, that of the project's table."""
-    names = ALL if list(names) == ["all"] else names or TABLE
-    cases = [parse_case(name, epochs) for name in names]
-    for i, case in enumerate(cases):
-        if case in cases[:i]:
-            raise InputError(f"The case {case.name!r} stands twice in --cases; expected each once, drop one.")
-    return cases
+    return named_cases(names, lambda name: parse_case(name, epochs), ALL, TABLE)

@@ -1,9 +1,9 @@
 """From the words of `--cases` to cases of SISA."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
+from benchmarks.named_cases import named_cases, unknown_case
 from benchmarks.sisa_case import EPOCHS, EXAMPLES, SHARDS, SLICES, WIDTH, SisaCase
 from benchmarks.sweep_names import check_epochs
 from mu_jax.config import InputError
@@ -26,9 +26,7 @@ def parse_case(name: str, epochs: float | None = None) -> SisaCase:
     """The case that `name` spells; `epochs` replaces its epochs. InputError where it is none, or trains nothing."""
     match = _NAME.fullmatch(name)
     if not match:
-        close = difflib.get_close_matches(name, ALL, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-        raise InputError(f"The case is {name!r}, but expected {_FORM}; {hint}")
+        raise unknown_case(name, ALL, _FORM)
     cifar, fit, fit_shards, _, delete_shards, slices, width, own_epochs = match.groups()
     data, what = ("cifar" if cifar else "digits"), (fit or "delete_one")
     chosen = epochs if epochs is not None else float(own_epochs) if own_epochs else EPOCHS[data]
@@ -60,12 +58,7 @@ def parse_case(name: str, epochs: float | None = None) -> SisaCase:
 
 def parse_cases(names: Sequence[str], epochs: float | None = None) -> list[SisaCase]:
     """The cases of `--cases`: names, or `all`; without any, those of the project's table."""
-    names = ALL if list(names) == ["all"] else names or TABLE
-    cases = [parse_case(name, epochs) for name in names]
-    for i, case in enumerate(cases):
-        if case in cases[:i]:
-            raise InputError(f"The case {case.name!r} stands twice in --cases; expected each once, drop one.")
-    return cases
+    return named_cases(names, lambda name: parse_case(name, epochs), ALL, TABLE)
 
 
 def _check(name: str, what: str, got: int, least: int, most: int) -> None:

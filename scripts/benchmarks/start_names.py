@@ -1,9 +1,9 @@
 """From the words of `--cases` to cases of the start."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
+from benchmarks.named_cases import named_cases, unknown_case
 from benchmarks.start_case import StartCase
 from mu_jax.config import InputError
 
@@ -18,11 +18,7 @@ def parse_case(name: str) -> StartCase:
     """The case that `name` spells. InputError where it is none."""
     match = _NAME.fullmatch(name)
     if not match:
-        close = difflib.get_close_matches(name, ALL, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-        raise InputError(
-            f"The case is {name!r}, but expected quickstart_wWIDTH or sweep_wWIDTH, such as quickstart_w16; {hint}"
-        )
+        raise unknown_case(name, ALL, "quickstart_wWIDTH or sweep_wWIDTH, such as quickstart_w16")
     case = StartCase(match[1], int(match[2]))
     if not 1 <= case.width <= _LARGEST:
         raise InputError(
@@ -33,9 +29,4 @@ def parse_case(name: str) -> StartCase:
 
 def parse_cases(names: Sequence[str]) -> list[StartCase]:
     """The cases of `--cases`: names, or `all`; without any, those of the project's table."""
-    names = ALL if list(names) == ["all"] else names or TABLE
-    cases = [parse_case(name) for name in names]
-    for i, case in enumerate(cases):
-        if case in cases[:i]:
-            raise InputError(f"The case {case.name!r} stands twice in --cases; expected each once, drop one.")
-    return cases
+    return named_cases(names, parse_case, ALL, TABLE)

@@ -1,9 +1,9 @@
 """From the words of `--cases` to cases of sweeps."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
+from benchmarks.named_cases import named_cases, unknown_case
 from benchmarks.sweep_case import EPOCHS, SweepCase
 from mu_jax.config import InputError
 
@@ -19,9 +19,7 @@ def parse_case(name: str, epochs: float | None = None) -> SweepCase:
     """The case that `name` spells; `epochs` replaces its epochs. InputError where it is none."""
     match = _NAME.fullmatch(name)
     if not match or match[1] not in EPOCHS:
-        close = difflib.get_close_matches(name, ALL, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-        raise InputError(f"The case is {name!r}, but expected {_FORM}; {hint}")
+        raise unknown_case(name, ALL, _FORM)
     data, width, models, bfloat16, own_epochs = match.groups()
     if not 1 <= int(width) <= 1024:
         raise InputError(
@@ -40,12 +38,7 @@ def parse_case(name: str, epochs: float | None = None) -> SweepCase:
 
 def parse_cases(names: Sequence[str], epochs: float | None = None) -> list[SweepCase]:
     """The cases of `--cases`: names, or `all`; without any, those of the project's table."""
-    names = ALL if list(names) == ["all"] else names or TABLE
-    cases = [parse_case(name, epochs) for name in names]
-    for i, case in enumerate(cases):
-        if case in cases[:i]:
-            raise InputError(f"The case {case.name!r} stands twice in --cases; expected each once, drop one.")
-    return cases
+    return named_cases(names, lambda name: parse_case(name, epochs), ALL, TABLE)
 
 
 def check_epochs(epochs: float, got: str, fix: str) -> None:

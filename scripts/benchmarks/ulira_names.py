@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.named_cases import unknown_case
 from benchmarks.ulira_case import (
     BATCH,
     LEARNING_RATE,
@@ -55,9 +56,7 @@ def parse_case(name: str, width: int, share: float, training_epochs: float) -> U
         return UliraCase(TRW_STEP, 1, width, training_epochs=training_epochs)
     match = _NAME.fullmatch(name)
     if not match or match[1] not in METHOD_NAMES:
-        close = difflib.get_close_matches(name, ALL, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-        raise InputError(f"The case is {name!r}, but expected {_FORM}; {hint}")
+        raise unknown_case(name, ALL, _FORM)
     method, models = match[1], int(match[2])
     if not 2 <= models <= _MOST_MODELS:
         raise InputError(

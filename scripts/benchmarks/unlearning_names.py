@@ -1,11 +1,11 @@
 """From the words of `--cases` to methods, and from a method to what both sides are told of it."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.named_cases import unknown_case
 from benchmarks.unlearning_case import RETRAIN, UnlearningCase
 from mu_jax.config import InputError, OptimizationConfig
 from mu_jax.config.methods import MethodsConfig, NeighboursConfig
@@ -33,9 +33,7 @@ def parse_methods(names: Sequence[str]) -> list[str]:
     names = list(ALL if list(names) == ["all"] else names or TABLE)
     for i, name in enumerate(names):
         if name not in ALL:
-            close = difflib.get_close_matches(name, ALL, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "change it in --cases."
-            raise InputError(f"The case is {name!r}, but expected one of {', '.join(ALL)}; {hint}")
+            raise unknown_case(name, ALL, f"one of {', '.join(ALL)}")
         if name in names[:i]:
             raise InputError(f"The case {name!r} stands twice in --cases; expected each once, drop one.")
     return names
